@@ -1,0 +1,2 @@
+//! Guest images; see `src/bin`.
+#![no_std]

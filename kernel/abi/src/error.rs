@@ -1,0 +1,177 @@
+//! Failures as numbers. The launcher makes prose of them, once, in `render`.
+//!
+//! One enum a room of the guest; each variant says what was found and, where that is not obvious,
+//! what is allowed.
+
+use crate::format::Format;
+use crate::request::{DiskId, LayerId, NeedKind};
+use alloc::vec::Vec;
+use serde::{Deserialize, Serialize};
+
+/// Why an operation failed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Error {
+    /// A disk could not be read.
+    Read(ReadError),
+    /// A disk could not be written or flushed.
+    Write(WriteError),
+    /// A budget ran out: the image asks for more than any honest one.
+    OutOfBudget(Resource),
+    /// A layer's format could not be told, or is not what the user said.
+    Detect {
+        /// The layer.
+        layer: LayerId,
+        /// Why.
+        error: DetectError,
+    },
+    /// A layer is of a format that this operation can't read.
+    UnsupportedFormat {
+        /// The layer.
+        layer: LayerId,
+        /// Its format.
+        format: Format,
+    },
+    /// A raw layer's window does not fit its disk.
+    Raw {
+        /// The layer.
+        layer: LayerId,
+        /// Why.
+        error: RawError,
+    },
+    /// A qcow2 layer is broken or uses something unknown.
+    Qcow2 {
+        /// The layer.
+        layer: LayerId,
+        /// Why.
+        error: Qcow2Error,
+    },
+    /// Layers don't fit together.
+    Chain(ChainError),
+    /// The target can't be made.
+    Target(TargetError),
+    /// The request asks for what this op image can't do.
+    WrongOp,
+}
+
+/// A disk that could not be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ReadError {
+    /// The range does not lie within the disk.
+    OutOfRange {
+        /// The disk.
+        disk: DiskId,
+        /// First byte asked for.
+        offset: u64,
+        /// Bytes asked for.
+        len: u64,
+        /// Bytes the disk has.
+        disk_len: u64,
+    },
+    /// The host reported an I/O error.
+    Io {
+        /// The disk.
+        disk: DiskId,
+        /// First byte asked for.
+        offset: u64,
+    },
+    /// The budget of bytes read is used up.
+    Budget,
+}
+
+/// A disk that could not be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum WriteError {
+    /// The host reported an I/O error; the launcher knows which.
+    Io {
+        /// The disk.
+        disk: DiskId,
+        /// First byte of the request.
+        offset: u64,
+    },
+    /// The output would grow past its capacity.
+    Capacity {
+        /// The disk.
+        disk: DiskId,
+        /// End of the write, in bytes.
+        end: u64,
+    },
+}
+
+/// What a budget counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Resource {
+    /// Bytes of heap.
+    Heap,
+    /// Bytes of metadata read.
+    ReadBytes,
+    /// Steps of loops over image structures.
+    Steps,
+    /// Layers of a chain.
+    Depth,
+    /// Bytes of reply.
+    Reply,
+}
+
+/// Why a format could not be told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum DetectError {
+    /// No known header and no valid partition table; `-f raw` is the way out.
+    RawGate,
+    /// The user said one format, the content is another.
+    Mismatch {
+        /// What the user said.
+        given: Format,
+        /// What the content is; `None`: nothing known.
+        found: Option<Format>,
+    },
+}
+
+/// Why a raw image can't be opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RawError {
+    /// The window runs past the disk.
+    Window {
+        /// First byte of the window.
+        offset: u64,
+        /// Bytes of the window, where given.
+        len: Option<u64>,
+        /// Bytes of the disk.
+        disk_len: u64,
+    },
+}
+
+/// Why a qcow2 image can't be opened or read. Offsets and lengths are in bytes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Qcow2Error {
+    /// The version is neither 2 nor 3.
+    Version {
+        /// What the header says.
+        found: u32,
+    },
+}
+
+/// Why layers don't fit together.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ChainError {
+    /// An image names something else than it did when the launcher opened it.
+    NameChanged {
+        /// The layer that names it.
+        layer: LayerId,
+        /// What the name is to it.
+        kind: NeedKind,
+        /// The name now.
+        found: Vec<u8>,
+    },
+}
+
+/// Why a target can't be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TargetError {
+    /// The virtual size is too large for the target format and its options.
+    TooLarge {
+        /// Virtual size in bytes.
+        virtual_size: u64,
+        /// Largest possible.
+        max: u64,
+    },
+}

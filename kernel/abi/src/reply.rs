@@ -1,0 +1,198 @@
+//! The reply: frames that the guest writes to the control device.
+//!
+//! Each write holds whole frames and is padded with zeros to a sector; each starts where the one
+//! before ended. A frame is a 4-byte little-endian payload length, the payload's CRC-32, and the payload:
+//! `postcard` of a [`Frame`]. A length of zero ends the write. The last frame is [`Frame::End`];
+//! a run without it has crashed.
+
+use crate::control::{FRAME_LEN_MAX, SECTOR_LEN};
+use crate::error::Error;
+use crate::facts;
+use crate::request::{DiskId, LayerId, NeedKind};
+use alloc::vec::Vec;
+use serde::{Deserialize, Serialize};
+
+/// One message of the guest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Frame {
+    /// The facts of the image that info describes.
+    Image(facts::Image),
+    /// More of its snapshots, in table order.
+    Snapshots(Vec<facts::Snapshot>),
+    /// More of its format-specific facts; a tree may go on in the next frame.
+    Specific(Vec<facts::Node>),
+    /// Work done so far, of a total; never more than the total, never less than before.
+    Progress {
+        /// Done, in units of the operation's own.
+        done: u64,
+        /// All of it.
+        total: u64,
+    },
+    /// More names that the job needs. Comes before anything was written.
+    Needs(Vec<Need>),
+    /// The last frame.
+    End(End),
+}
+
+/// How a run ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum End {
+    /// Everything is done and flushed.
+    Done {
+        /// Final length of each disk written, in bytes.
+        lengths: Vec<FinalLength>,
+    },
+    /// Nothing was written; run again with what the [`Frame::Needs`] frames named.
+    NeedsMore,
+    /// The operation failed.
+    Failed(Error),
+}
+
+/// The exact length an output is to have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FinalLength {
+    /// The output.
+    pub disk: DiskId,
+    /// Bytes, at most the output's capacity.
+    pub len: u64,
+}
+
+/// A name that an image holds and the job can't go on without.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Need {
+    /// The layer that names it.
+    pub layer: LayerId,
+    /// What it is to that layer.
+    pub kind: NeedKind,
+    /// The name, the image's own bytes.
+    pub name: Vec<u8>,
+    /// The format recorded with it, the image's own bytes.
+    pub format: Option<Vec<u8>>,
+}
+
+/// Bytes before each payload.
+pub const FRAME_HEADER_LEN: usize = 8;
+
+/// Why a frame can't be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EncodeError {
+    /// More than [`FRAME_LEN_MAX`] bytes.
+    FrameLen,
+}
+
+/// Appends one frame to `batch`.
+///
+/// # Errors
+/// [`EncodeError::FrameLen`]; `batch` is as before then.
+pub fn encode_frame(frame: &Frame, batch: &mut Vec<u8>) -> Result<(), EncodeError> {
+    let payload = postcard::to_allocvec(frame).map_err(|_| EncodeError::FrameLen)?;
+    let len = u32::try_from(payload.len()).map_err(|_| EncodeError::FrameLen)?;
+    if len > FRAME_LEN_MAX {
+        return Err(EncodeError::FrameLen);
+    }
+    batch.extend_from_slice(&len.to_le_bytes());
+    batch.extend_from_slice(&crc32fast::hash(&payload).to_le_bytes());
+    batch.extend_from_slice(&payload);
+    Ok(())
+}
+
+/// Pads a batch of frames with zeros to whole sectors, ready to be written.
+pub fn pad_batch(batch: &mut Vec<u8>) {
+    batch.resize(batch.len().next_multiple_of(SECTOR_LEN as usize), 0);
+}
+
+/// Why bytes are no batch of frames.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FrameError {
+    /// A frame runs past the write, or is longer than [`FRAME_LEN_MAX`].
+    Len {
+        /// What its header says.
+        found: u32,
+    },
+    /// The payload's checksum differs.
+    Checksum,
+    /// The payload is no [`Frame`], or bytes follow it.
+    Encoding,
+    /// Something other than zeros follows the last frame of a write.
+    Padding,
+}
+
+/// Decodes the frames of one write, handing each to `sink`.
+///
+/// # Errors
+/// The first fault; frames before it have been handed over.
+pub fn decode_batch(mut batch: &[u8], mut sink: impl FnMut(Frame)) -> Result<(), FrameError> {
+    while let Some((header, rest)) = batch.split_first_chunk::<FRAME_HEADER_LEN>() {
+        let [l0, l1, l2, l3, c0, c1, c2, c3] = *header;
+        let len = u32::from_le_bytes([l0, l1, l2, l3]);
+        if len == 0 {
+            break;
+        }
+        let (payload, rest) = usize::try_from(len)
+            .ok()
+            .filter(|_| len <= FRAME_LEN_MAX)
+            .and_then(|len| rest.split_at_checked(len))
+            .ok_or(FrameError::Len { found: len })?;
+        if crc32fast::hash(payload) != u32::from_le_bytes([c0, c1, c2, c3]) {
+            return Err(FrameError::Checksum);
+        }
+        let (frame, trailing) = postcard::take_from_bytes::<Frame>(payload).map_err(|_| FrameError::Encoding)?;
+        if !trailing.is_empty() {
+            return Err(FrameError::Encoding);
+        }
+        sink(frame);
+        batch = rest;
+    }
+    if batch.iter().all(|&byte| byte == 0) { Ok(()) } else { Err(FrameError::Padding) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::vec;
+
+    fn decode(batch: &[u8]) -> (Vec<Frame>, Result<(), FrameError>) {
+        let mut frames = Vec::new();
+        let result = decode_batch(batch, |frame| frames.push(frame));
+        (frames, result)
+    }
+
+    #[test]
+    fn a_progress_frame_has_golden_bytes() {
+        let mut batch = Vec::new();
+        encode_frame(&Frame::Progress { done: 1, total: 300 }, &mut batch).expect("short");
+        assert_eq!(batch[..4], [4, 0, 0, 0]);
+        assert_eq!(batch[8..], [3, 1, 0xAC, 0x02]);
+        pad_batch(&mut batch);
+        assert_eq!(batch.len(), 512);
+        assert_eq!(decode(&batch), (vec![Frame::Progress { done: 1, total: 300 }], Ok(())));
+    }
+
+    #[test]
+    fn every_single_byte_change_of_a_batch_is_noticed() {
+        let mut batch = Vec::new();
+        encode_frame(&Frame::End(End::NeedsMore), &mut batch).expect("short");
+        encode_frame(&Frame::Progress { done: 7, total: 7 }, &mut batch).expect("short");
+        pad_batch(&mut batch);
+        for index in 0..batch.len() {
+            let mut bent = batch.clone();
+            bent[index] ^= 0x40;
+            assert!(decode(&bent).1.is_err(), "byte {index}");
+        }
+    }
+
+    #[test]
+    fn a_frame_past_the_limit_is_refused_on_both_sides() {
+        let frame = Frame::Specific(vec![facts::Node {
+            depth: 0,
+            key: vec![],
+            value: facts::Value::Text(vec![b'x'; FRAME_LEN_MAX as usize]),
+        }]);
+        let mut batch = Vec::new();
+        assert_eq!(encode_frame(&frame, &mut batch), Err(EncodeError::FrameLen));
+        assert!(batch.is_empty());
+        let mut long = (FRAME_LEN_MAX + 1).to_le_bytes().to_vec();
+        long.resize(FRAME_LEN_MAX as usize + 64, 1);
+        assert_eq!(decode(&long).1, Err(FrameError::Len { found: FRAME_LEN_MAX + 1 }));
+    }
+}

@@ -1,0 +1,232 @@
+//! What a job asks of the guest.
+//!
+//! Disks are what the guest can read and write; layers are images on those disks as the job opens
+//! them. The user's images come first; what a guest asked for by [`crate::reply::Need`] follows as
+//! an [`Answer`], and the guest compares the names again.
+
+use crate::format::Format;
+use alloc::vec::Vec;
+use serde::{Deserialize, Serialize};
+
+/// Index into [`Request::disks`]. The disk's virtio device is the one after it: device 0 is control.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct DiskId(pub u32);
+
+/// Index into [`Request::layers`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct LayerId(pub u32);
+
+/// A whole job.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Request {
+    /// What to do.
+    pub op: Op,
+    /// Every disk of the job, in device order.
+    pub disks: Vec<Disk>,
+    /// Every image of the job that is opened for reading.
+    pub layers: Vec<Layer>,
+    /// What earlier runs of this job asked for and got.
+    pub answers: Vec<Answer>,
+    /// What the guest may use up.
+    pub budget: Budget,
+    /// Randomness for identifiers: the same request gives the same bytes.
+    pub seed: [u8; 32],
+    /// Wall clock at the start of the job, in seconds since 1970.
+    pub now: u64,
+    /// Lanes that the mover may use, 1 to [`crate::layout::LANES_MAX`].
+    pub lanes: u8,
+}
+
+/// The operation and its own parameters.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Op {
+    /// Describe one image without opening what it names.
+    Info {
+        /// The image.
+        image: LayerId,
+    },
+    /// Copy the content of an image, its chain flattened, into a new image.
+    Convert(Convert),
+}
+
+/// Parameters of convert.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Convert {
+    /// The image to read.
+    pub source: LayerId,
+    /// The disk to write; its access is [`Access::Output`].
+    pub target: DiskId,
+    /// What to make of it.
+    pub target_format: TargetFormat,
+    /// Runs of zeros of at least this many bytes become holes; 0: allocate everything.
+    /// A multiple of 512, at most 16 MiB.
+    pub sparse_len: u32,
+}
+
+/// Format and options of a new image.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TargetFormat {
+    /// Bytes as they are.
+    Raw,
+    /// qcow2 version 3, 64 KiB clusters, 16-bit refcounts.
+    Qcow2,
+}
+
+/// What the guest may do with a disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Access {
+    /// Reads only; writes fail on the host's side.
+    ReadOnly,
+    /// A new, empty output that grows as it is written.
+    Output {
+        /// Most bytes it may come to hold.
+        capacity: u64,
+    },
+}
+
+/// A stretch of a disk that holds data as the host's file system sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostExtent {
+    /// First byte.
+    pub start: u64,
+    /// Bytes.
+    pub len: u64,
+}
+
+/// A disk of the job.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Disk {
+    /// Exact length in bytes; the device itself is rounded up to whole sectors and padded with zeros.
+    pub len: u64,
+    /// What the guest may do with it.
+    pub access: Access,
+    /// Where the host sees data (`SEEK_DATA`), sorted and disjoint; everything else reads as zeros.
+    /// `None`: unknown, all may be data. At most 65,536 entries.
+    pub data: Option<Vec<HostExtent>>,
+}
+
+/// An image as the job opens it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Layer {
+    /// Where its bytes are.
+    pub disk: DiskId,
+    /// The format the user or the layer above gave; `None`: detect it.
+    pub format: Option<Format>,
+    /// Whether unrecognised content may be taken as raw.
+    pub raw_gate: RawGate,
+    /// A part of the disk instead of all of it (`offset` and `size` of the raw driver).
+    pub window: Option<Window>,
+}
+
+/// When content without a known header is taken as raw. Concerns detection only: a given format is obeyed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RawGate {
+    /// Only with a valid partition table.
+    Partitioned,
+    /// Always: qemu-img's own rule, in compatibility mode.
+    Open,
+}
+
+/// A part of a disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Window {
+    /// First byte.
+    pub offset: u64,
+    /// Bytes; `None`: to the end of the disk.
+    pub len: Option<u64>,
+}
+
+/// A name that a guest asked for, and what the launcher opened for it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Answer {
+    /// The layer that named it.
+    pub layer: LayerId,
+    /// What the name is to that layer.
+    pub kind: NeedKind,
+    /// The name as the guest sent it; the guest compares it with what the image says now.
+    pub name: Vec<u8>,
+    /// What it became.
+    pub given: Given,
+}
+
+/// What a name is to the image that holds it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum NeedKind {
+    /// The layer below.
+    Backing,
+    /// qcow2's external data file.
+    DataFile,
+}
+
+/// What the launcher opened for a name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Given {
+    /// An image of its own.
+    Layer(LayerId),
+    /// Bytes that belong to the asking layer.
+    Disk(DiskId),
+}
+
+/// What the guest may use up; running out is a typed error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Budget {
+    /// Bytes of heap that images may make the guest allocate.
+    pub heap_bytes: u64,
+    /// Bytes of metadata that may be read; content moved by the mover does not count.
+    pub read_bytes: u64,
+    /// Steps of loops over image structures.
+    pub steps: u64,
+    /// Layers of a chain.
+    pub depth: u32,
+}
+
+impl Request {
+    /// The request in its wire form.
+    ///
+    /// # Errors
+    /// `postcard`'s, which for these types means memory ran out.
+    pub fn encode(&self) -> Result<Vec<u8>, postcard::Error> {
+        postcard::to_allocvec(self)
+    }
+
+    /// Reads the wire form. Indices are checked here once: every [`DiskId`] and [`LayerId`] of the
+    /// result is in range.
+    ///
+    /// # Errors
+    /// `postcard`'s, or an index out of range.
+    pub fn decode(bytes: &[u8]) -> Result<Self, RequestError> {
+        let (request, rest) = postcard::take_from_bytes::<Self>(bytes).map_err(|_| RequestError::Encoding)?;
+        if !rest.is_empty() {
+            return Err(RequestError::TrailingBytes);
+        }
+        if request.indices_in_range() { Ok(request) } else { Err(RequestError::Index) }
+    }
+
+    fn indices_in_range(&self) -> bool {
+        let disk = |id: DiskId| usize::try_from(id.0).is_ok_and(|index| index < self.disks.len());
+        let layer = |id: LayerId| usize::try_from(id.0).is_ok_and(|index| index < self.layers.len());
+        let op = match &self.op {
+            Op::Info { image } => layer(*image),
+            Op::Convert(convert) => layer(convert.source) && disk(convert.target),
+        };
+        op && self.layers.iter().all(|l| disk(l.disk))
+            && self.answers.iter().all(|answer| {
+                layer(answer.layer)
+                    && match answer.given {
+                        Given::Layer(id) => layer(id),
+                        Given::Disk(id) => disk(id),
+                    }
+            })
+    }
+}
+
+/// Why bytes are no request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RequestError {
+    /// Not `postcard` of a [`Request`].
+    Encoding,
+    /// Bytes follow the request.
+    TrailingBytes,
+    /// A disk or layer index past its list.
+    Index,
+}

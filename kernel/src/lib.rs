@@ -1,0 +1,2 @@
+//! The guest kernel.
+#![cfg_attr(not(test), no_std)]

@@ -1,0 +1,1 @@
+//! The launcher: command line to job to machine to text.

@@ -1,0 +1,2 @@
+//! The door: see `instar::cli`.
+fn main() {}
