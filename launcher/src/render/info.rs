@@ -1,0 +1,131 @@
+//! The description of an image, or of a chain of them, as the whole output of `info`.
+#![forbid(unsafe_code)]
+
+use super::human;
+use super::image_file::{ImageFile, full_backing_name};
+use super::json::{self, Layout};
+use super::qdict::{QDict, Value};
+use super::report::Report;
+use super::zone::Zone;
+use instar_abi::control::SECTOR_LEN;
+use instar_abi::facts;
+
+/// One image of the output: what its guest said and what the host knows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Described {
+    /// From the guest.
+    pub report: Report,
+    /// From the host.
+    pub file: ImageFile,
+}
+
+/// The lines of a chain, top first, with an empty line between images.
+#[must_use]
+pub fn to_lines(chain: &[Described], zone: &Zone) -> String {
+    let blocks: Vec<String> = chain.iter().map(|image| human::image(image, zone)).collect();
+    blocks.join("\n")
+}
+
+/// The JSON of one image.
+#[must_use]
+pub fn to_json(image: &Described) -> String {
+    json::to_text(&value(image), Layout::Pretty) + "\n"
+}
+
+/// The JSON of a chain, an array also where it holds one image.
+#[must_use]
+pub fn chain_to_json(chain: &[Described]) -> String {
+    json::to_text(&Value::List(chain.iter().map(value).collect()), Layout::Pretty) + "\n"
+}
+
+/// Length of the protocol node: whole sectors, and what the format says it reaches to.
+pub(super) fn child_len(image: &Described) -> u64 {
+    let file = image.file.len.checked_next_multiple_of(SECTOR_LEN).unwrap_or(u64::MAX);
+    image.report.image.child_len.map_or(file, |len| len.max(file))
+}
+
+/// Members are put in the order of QEMU's schema, which decides between keys of one bucket.
+fn value(image: &Described) -> Value {
+    let (facts, file) = (&image.report.image, &image.file);
+    let mut dict = node(&file.name, facts.format.name(), facts.virtual_size, file.actual_size);
+    dict.put("dirty-flag", Value::Bool(facts.dirty));
+    if let Some(len) = facts.cluster_size {
+        dict.put("cluster-size", len.into());
+    }
+    for (key, holds) in [("encrypted", facts.encrypted), ("compressed", facts.compressed)] {
+        if holds {
+            dict.put(key, Value::Bool(true));
+        }
+    }
+    if let Some(backing) = &facts.backing {
+        dict.put("backing-filename", Value::text(&backing.name));
+        if let Some(full) = full_backing_name(&file.path, &backing.name) {
+            dict.put("full-backing-filename", Value::Text(full));
+        }
+        if let Some(format) = &backing.format {
+            dict.put("backing-filename-format", Value::text(format));
+        }
+    }
+    if !image.report.snapshots.is_empty() {
+        dict.put("snapshots", Value::List(image.report.snapshots.iter().map(snapshot).collect()));
+    }
+    if let Some(kind) = &facts.specific {
+        dict.put("format-specific", specific(kind, image.report.specific.clone()));
+    }
+    dict.put("children", Value::List(vec![child(below(image))]));
+    Value::Object(dict)
+}
+
+/// The nodes below an image, each holding the next: built from the file upwards.
+fn below(image: &Described) -> QDict {
+    let file = &image.file;
+    let mut dict = node(&file.path, file.protocol.name(), child_len(image), file.actual_size);
+    dict.put("dirty-flag", Value::Bool(false));
+    dict.put("format-specific", specific(b"file", QDict::new()));
+    dict.put("children", Value::List(vec![]));
+    for window in file.windows.iter().rev() {
+        let lower = std::mem::replace(&mut dict, node(&window.name, "raw", window.len, file.actual_size));
+        dict.put("dirty-flag", Value::Bool(false));
+        dict.put("children", Value::List(vec![child(lower)]));
+    }
+    dict
+}
+
+fn node(name: &[u8], format: &str, virtual_size: u64, actual_size: u64) -> QDict {
+    [
+        ("virtual-size", virtual_size.into()),
+        ("filename", Value::text(name)),
+        ("format", Value::text(format)),
+        ("actual-size", actual_size.into()),
+    ]
+    .into_iter()
+    .collect()
+}
+
+fn child(info: QDict) -> Value {
+    Value::Object([("name", Value::text("file")), ("info", Value::Object(info))].into_iter().collect())
+}
+
+fn specific(kind: &[u8], data: QDict) -> Value {
+    Value::Object([("type", Value::text(kind)), ("data", Value::Object(data))].into_iter().collect())
+}
+
+fn snapshot(snapshot: &facts::Snapshot) -> Value {
+    const SECOND: u64 = 1_000_000_000;
+    let mut dict: QDict = [
+        ("id", Value::text(&snapshot.id)),
+        ("name", Value::text(&snapshot.name)),
+        // QEMU's schema has signed numbers here.
+        ("vm-state-size", Value::Number(snapshot.vm_state_size.cast_signed().into())),
+        ("date-sec", Value::Number(snapshot.date_seconds.into())),
+        ("date-nsec", Value::Number(snapshot.date_nanoseconds.into())),
+        ("vm-clock-sec", (snapshot.vm_clock_nanoseconds / SECOND).into()),
+        ("vm-clock-nsec", (snapshot.vm_clock_nanoseconds % SECOND).into()),
+    ]
+    .into_iter()
+    .collect();
+    if let Some(count) = snapshot.icount.filter(|&count| count != u64::MAX) {
+        dict.put("icount", Value::Number(count.cast_signed().into()));
+    }
+    Value::Object(dict)
+}
