@@ -1,3 +1,4 @@
 //! The launcher: command line to job to machine to text.
 
+pub mod disk;
 pub mod render;
