@@ -5,6 +5,7 @@
 //! 0x0000_1000  epitaph page
 //! 0x0000_2000  PVH start info, memory map, command line      (built-in machine)
 //! 0x0001_0000  table transport: one page of registers a disk (built-in machine)
+//! 0x0012_0000  control header and request, where they fit    (built-in machine)
 //! 0x0020_0000  the op image: text, read-only data, data      (one page table of 4 KiB pages)
 //! 0x0040_0000  stacks with guard pages                       (one page table of 4 KiB pages)
 //! 0x0060_0000  heap and buffers, 2 MiB pages, to the end of memory
@@ -35,6 +36,9 @@ pub const TABLE_DEVICES_MAX: u64 = 257;
 /// End of the table pages.
 pub const TABLE_END: u64 = TABLE + TABLE_DEVICES_MAX * PAGE_LEN;
 
+/// Where the built-in machine places control header and request when they end below [`IMAGE`].
+pub const CONTROL: u64 = 0x12_0000;
+
 /// Link address of every op image.
 pub const IMAGE: u64 = 0x20_0000;
 /// End of the region an op image may occupy, zero-initialised data included.
@@ -55,7 +59,7 @@ pub const LANES_MAX: usize = 8;
 pub const HEAP: u64 = STACKS_END;
 
 const _: () = assert!(COMMAND_LINE + COMMAND_LINE_LEN_MAX <= TABLE);
-const _: () = assert!(TABLE_END <= IMAGE);
+const _: () = assert!(TABLE_END <= CONTROL && CONTROL < IMAGE);
 const _: () = assert!(IMAGE.is_multiple_of(LARGE_PAGE_LEN) && IMAGE_END - IMAGE == LARGE_PAGE_LEN);
 const _: () = assert!(STACKS.is_multiple_of(LARGE_PAGE_LEN) && STACKS_END - STACKS == LARGE_PAGE_LEN);
 const _: () = assert!(STACKS + LANES_MAX as u64 * (STACK_LEN + PAGE_LEN) <= STACKS_END);

@@ -1,0 +1,84 @@
+//! A guest that dies as it is told, so that tests can look at what the launcher makes of it.
+//!
+//! The way to die is the request's `now`: there is no operation of this kind.
+#![no_std]
+#![no_main]
+
+extern crate alloc;
+
+use alloc::vec;
+use alloc::vec::Vec;
+use instar_abi::error::Error;
+use instar_abi::reply::{End, Frame, encode_frame, pad_batch};
+use instar_abi::request::Request;
+use instar_io::{Action, BlockRequest, Blocks, Env};
+use instar_kernel::arch::provoke;
+use instar_kernel::machine::Machine;
+
+instar_kernel::main!(die);
+
+fn die(request: &Request, machine: &mut Machine) -> Result<End, Error> {
+    match request.now {
+        0 => {}
+        1 => panic!("on purpose"),
+        2 => drop(provoke::page_fault()),
+        3 => provoke::double_fault(),
+        4 => drop(core::hint::black_box(Vec::<u8>::with_capacity(1 << 40))),
+        5 => loop {
+            core::hint::spin_loop();
+        },
+        6 => provoke::write_to_text(),
+        7 => provoke::execute_data(&vec![0xc3; 16]),
+        8 => provoke::load_tables_again(),
+        9 => drop(provoke::overflow_stack(0)),
+        10 => return write_to_disk_0(machine),
+        11 => garbage_reply(machine),
+        12 => return sum_on_all_lanes(machine),
+        _ => return Err(Error::WrongOp),
+    }
+    Ok(End::Done { lengths: Vec::new() })
+}
+
+/// Writes to disk 0, which the job gave for reading.
+fn write_to_disk_0(machine: &mut Machine) -> Result<End, Error> {
+    let request = BlockRequest { disk: 0, action: Action::Write, offset: 0, segments: vec![vec![0xee; 512]] };
+    let lane = machine.lane();
+    drop(lane.submit(request));
+    lane.kick();
+    loop {
+        if let Some(completion) = lane.poll() {
+            return if completion.result.is_ok() { Ok(End::NeedsMore) } else { Err(Error::WrongOp) };
+        }
+        core::hint::spin_loop();
+    }
+}
+
+/// Writes something that is no frame.
+fn garbage_reply(machine: &mut Machine) {
+    let _ = machine.reply(vec![0x5a; 512]);
+}
+
+/// Every lane reads sector 0 of disk 0 and reports how many lanes there were as progress.
+fn sum_on_all_lanes(machine: &mut Machine) -> Result<End, Error> {
+    let lanes = machine.lanes() as u64;
+    let sum = core::sync::atomic::AtomicU64::new(0);
+    machine.run_lanes(&|index, lane| {
+        let request = BlockRequest { disk: 0, action: Action::Read, offset: 0, segments: vec![vec![0; 512]] };
+        drop(lane.submit(request));
+        lane.kick();
+        let completion = loop {
+            if let Some(completion) = lane.poll() {
+                break completion;
+            }
+            core::hint::spin_loop();
+        };
+        let byte = completion.request.segments.first().and_then(|s| s.first()).copied().unwrap_or(0);
+        sum.fetch_add(u64::from(byte) * (index as u64 + 1), core::sync::atomic::Ordering::Relaxed);
+    });
+    let mut batch = Vec::new();
+    let frame = Frame::Progress { done: sum.into_inner(), total: u64::MAX - lanes };
+    let _ = encode_frame(&frame, &mut batch);
+    pad_batch(&mut batch);
+    let _ = machine.reply(batch);
+    Ok(End::Done { lengths: Vec::new() })
+}

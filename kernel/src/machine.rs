@@ -1,0 +1,72 @@
+//! The machine as an operation sees it: lanes of queues, and the way out.
+
+use crate::blk::{Device, Lane, Queue};
+use crate::bus::{Adopt, BusError, Notify};
+use crate::mailbox::Mailbox;
+use crate::smp;
+use alloc::vec::Vec;
+use instar_io::{Env, LaneWork, ReplyError};
+use virtio_drivers::transport::Transport;
+
+/// [`Env`] over virtio queues and the control device.
+pub struct Machine {
+    lanes: Vec<Lane>,
+    pub(crate) mailbox: Mailbox,
+}
+
+/// Collects the devices that the bus finds.
+pub(crate) struct Devices {
+    lanes: usize,
+    found: Vec<Device>,
+}
+
+impl Devices {
+    pub(crate) fn for_lanes(lanes: usize) -> Self {
+        Self { lanes, found: Vec::new() }
+    }
+
+    /// The control device's queue, and the disks' queues by lane.
+    pub(crate) fn into_queues(self) -> Option<(Queue, Vec<Lane>)> {
+        let mut devices = self.found.into_iter();
+        let control = devices.next()?.queues.into_iter().next()?;
+        let mut disks: Vec<_> = devices.map(|device| device.queues.into_iter()).collect();
+        let lanes = disks.iter().map(ExactSizeIterator::len).min().unwrap_or(1);
+        let lanes = (0..lanes).map(|_| Lane::new(disks.iter_mut().filter_map(Iterator::next).collect())).collect();
+        Some((control, lanes))
+    }
+}
+
+impl Adopt for Devices {
+    fn adopt<T: Transport>(&mut self, transport: T, notify: impl Fn(u32) -> Notify) -> Result<(), BusError> {
+        // The control device is lane 0's alone.
+        let lanes = if self.found.is_empty() { 1 } else { self.lanes };
+        self.found.push(Device::new(transport, lanes, notify)?);
+        Ok(())
+    }
+}
+
+impl Machine {
+    pub(crate) fn new(lanes: Vec<Lane>, mailbox: Mailbox) -> Self {
+        Self { lanes, mailbox }
+    }
+}
+
+impl Env for Machine {
+    type Lane = Lane;
+
+    fn lane(&mut self) -> &mut Lane {
+        &mut self.lanes[0]
+    }
+
+    fn lanes(&self) -> usize {
+        self.lanes.len()
+    }
+
+    fn run_lanes(&mut self, work: LaneWork<'_, Lane>) {
+        smp::run(&mut self.lanes, work);
+    }
+
+    fn reply(&mut self, batch: Vec<u8>) -> Result<(), ReplyError> {
+        self.mailbox.reply(batch)
+    }
+}
