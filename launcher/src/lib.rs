@@ -1,4 +1,6 @@
 //! The launcher: command line to job to machine to text.
 
 pub mod disk;
+pub mod machine;
 pub mod render;
+pub mod vmm;

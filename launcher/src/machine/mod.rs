@@ -1,0 +1,113 @@
+//! Running a job: the one door to the engines, of which the built-in one is here.
+//!
+//! [`run`] does what every run needs whatever the engine: a fresh nonce, the control device, decoding the
+//! reply as the hostile bytes it is, and judging how the run ended.
+
+mod builtin;
+mod images;
+mod reply;
+
+pub use images::{Images, MissingImage};
+pub use reply::ReplyFault;
+
+use crate::disk::Disk;
+use crate::disk::control::Control;
+use crate::vmm::elf::ElfError;
+use crate::vmm::run::{LastWords, PrepareError, Stop};
+use crate::vmm::sandbox::SandboxError;
+use instar_abi::reply::{End, Frame};
+use instar_abi::request::Request;
+use reply::Reply;
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+pub use crate::vmm::run::Transport;
+
+/// A job for a machine: what to run, on which disks, within which limits.
+pub struct Job<'a> {
+    /// The op image's bytes.
+    pub image: &'a [u8],
+    /// What the guest is asked.
+    pub request: &'a Request,
+    /// The job's disks, in the order of the request.
+    pub disks: Vec<Arc<dyn Disk>>,
+    /// Limits of the run.
+    pub limits: Limits,
+    /// How the guest sees its devices.
+    pub transport: Transport,
+}
+
+/// What a run may use up on the host's side.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Guest memory in bytes, a multiple of 2 MiB.
+    pub memory_len: u64,
+    /// Bytes of reply.
+    pub reply_len: u64,
+    /// Wall clock.
+    pub time: Duration,
+    /// Bytes that any file may grow to; `None`: the job writes nothing.
+    pub largest_file: Option<u64>,
+    /// Memory for much data: large pages.
+    pub large_pages: bool,
+}
+
+/// Why a run gave no end of its own.
+#[derive(Debug)]
+pub enum MachineError {
+    /// The op image is damaged or not one.
+    Image(ElfError),
+    /// Launcher and op image were built from different sources.
+    BuildId {
+        /// The image's.
+        found: [u8; 32],
+    },
+    /// The request is too long to be handed over.
+    RequestTooLong,
+    /// No randomness from the host.
+    Random(io::Error),
+    /// The machine could not be made.
+    Prepare(PrepareError),
+    /// The process could not lock itself down.
+    Sandbox(SandboxError),
+    /// A timer or thread was refused.
+    Host(io::Error),
+    /// The guest died and said how.
+    Died(LastWords),
+    /// The guest's reply broke the contract.
+    Reply(ReplyFault),
+    /// The run stopped without a last frame.
+    NoEnd(Stop),
+}
+
+/// Runs a job in this process, which is locked down for good before the guest boots.
+///
+/// Every frame but the last goes to `on_frame` as it arrives; strings in it are the guest's.
+///
+/// # Errors
+/// [`MachineError`]: the guest did not come to an end of its own.
+pub fn run(job: &Job<'_>, on_frame: impl FnMut(Frame) + Send + 'static) -> Result<End, MachineError> {
+    let mut nonce = [0; 16];
+    rustix::rand::getrandom(&mut nonce, rustix::rand::GetRandomFlags::empty())
+        .map_err(|error| MachineError::Random(error.into()))?;
+    let request = job.request.encode().map_err(|_| MachineError::RequestTooLong)?;
+    let reply = Arc::new(Mutex::new(Reply::new(on_frame)));
+    let sink = {
+        let reply = Arc::clone(&reply);
+        move |batch: &[u8]| reply.lock().unwrap_or_else(PoisonError::into_inner).take_batch(batch)
+    };
+    let control = Control::new(nonce, &request, job.limits.reply_len, Box::new(sink))
+        .map_err(|_| MachineError::RequestTooLong)?;
+    let control = Arc::new(control);
+    let (stop, last_words) = builtin::run(job, nonce, &control)?;
+    let mut reply = reply.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(fault) = reply.fault().or(control.is_broken().then_some(ReplyFault::OutOfOrder)) {
+        return Err(MachineError::Reply(fault));
+    }
+    match (last_words, reply.take_end()) {
+        (Some(last_words), _) => Err(MachineError::Died(last_words)),
+        (None, Some(end)) if stop == Stop::PowerOff => Ok(end),
+        (None, _) => Err(MachineError::NoEnd(stop)),
+    }
+}

@@ -1,0 +1,217 @@
+//! Guest memory: one mapping, touched only by volatile copies and by the kernel's vectored I/O.
+
+use crate::disk::Segments;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, VolatileSlice};
+
+/// The memory of one guest, from address 0.
+#[derive(Clone)]
+pub struct Memory {
+    map: GuestMemoryMmap,
+    len: u64,
+}
+
+/// A guest address that is not memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OutOfMemoryRange {
+    /// First byte.
+    pub address: u64,
+    /// Bytes.
+    pub len: u64,
+}
+
+impl Memory {
+    /// Maps `len` bytes. Pages appear as they are touched: small ones below `large_from`, large ones
+    /// (where the host has them) from there on.
+    ///
+    /// # Errors
+    /// The host's: no address space, for one.
+    pub fn new(len: u64, large_from: u64) -> io::Result<Self> {
+        let size = usize::try_from(len).map_err(io::Error::other)?;
+        let map = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), size)]).map_err(io::Error::other)?;
+        let memory = Self { map, len };
+        let small = large_from.min(len);
+        memory.advise(0, small, libc::MADV_NOHUGEPAGE);
+        memory.advise(small, len - small, libc::MADV_HUGEPAGE);
+        Ok(memory)
+    }
+
+    /// Best effort: without large pages a run is slower, not wrong.
+    fn advise(&self, from: u64, len: u64, advice: libc::c_int) {
+        if len > 0
+            && let Ok(start) = self.map.get_host_address(GuestAddress(from))
+        {
+            // SAFETY: `from + len` ≤ `self.len`, so the range lies in our own live mapping; these two pieces
+            // of advice change only how pages are backed.
+            unsafe { libc::madvise(start.cast(), len as usize, advice) };
+        }
+    }
+
+    /// Bytes of memory.
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Where the mapping starts in this process, for the memory slot.
+    #[must_use]
+    pub fn host_address(&self) -> u64 {
+        self.map.get_host_address(GuestAddress(0)).map_or(0, |start| start.addr() as u64)
+    }
+
+    /// The guest memory as the queue code wants it.
+    #[must_use]
+    pub fn map(&self) -> &GuestMemoryMmap {
+        &self.map
+    }
+
+    /// Copies bytes into guest memory.
+    ///
+    /// # Errors
+    /// The range is not memory.
+    pub fn write(&self, address: u64, bytes: &[u8]) -> Result<(), OutOfMemoryRange> {
+        let out = OutOfMemoryRange { address, len: bytes.len() as u64 };
+        self.map.write_slice(bytes, GuestAddress(address)).map_err(|_| out)
+    }
+
+    /// Copies bytes out of guest memory.
+    ///
+    /// # Errors
+    /// The range is not memory.
+    pub fn read<const LEN: usize>(&self, address: u64) -> Result<[u8; LEN], OutOfMemoryRange> {
+        let mut bytes = [0; LEN];
+        let out = OutOfMemoryRange { address, len: LEN as u64 };
+        self.map.read_slice(&mut bytes, GuestAddress(address)).map_err(|_| out)?;
+        Ok(bytes)
+    }
+
+    /// One segment of a request.
+    ///
+    /// # Errors
+    /// The range is not memory.
+    pub fn segment(&self, address: u64, len: u32) -> Result<VolatileSlice<'_>, OutOfMemoryRange> {
+        self.map
+            .get_slice(GuestAddress(address), len as usize)
+            .map_err(|_| OutOfMemoryRange { address, len: len.into() })
+    }
+}
+
+/// The data segments of one request in guest memory.
+#[derive(Default)]
+pub struct GuestSegments<'m> {
+    slices: Vec<VolatileSlice<'m>>,
+    len: u64,
+}
+
+impl<'m> GuestSegments<'m> {
+    /// Adds a segment at the end.
+    pub fn push(&mut self, slice: VolatileSlice<'m>) {
+        self.len += slice.len() as u64;
+        self.slices.push(slice);
+    }
+
+    /// Forgets the segments, keeps the room.
+    pub fn clear(&mut self) {
+        self.slices.clear();
+        self.len = 0;
+    }
+
+    /// The segments from byte `at` on, for one system call.
+    fn vectors(&self, at: u64) -> Vec<libc::iovec> {
+        let mut skip = usize::try_from(at).unwrap_or(usize::MAX);
+        let mut vectors = Vec::with_capacity(self.slices.len());
+        for slice in &self.slices {
+            let skipped = skip.min(slice.len());
+            skip -= skipped;
+            if let Ok(rest) = slice.offset(skipped)
+                && !rest.is_empty()
+            {
+                vectors.push(libc::iovec { iov_base: rest.ptr_guard_mut().as_ptr().cast(), iov_len: rest.len() });
+            }
+        }
+        vectors
+    }
+
+    /// Repeats a vectored call until everything is moved, nothing moves any more, or it fails.
+    fn transfer(&self, mut call: impl FnMut(&[libc::iovec], u64) -> isize) -> io::Result<u64> {
+        let mut done = 0;
+        while done < self.len {
+            let vectors = self.vectors(done);
+            match call(&vectors[..vectors.len().min(IOV_MAX)], done) {
+                0 => break,
+                moved if moved > 0 => done += moved as u64,
+                _ => match io::Error::last_os_error() {
+                    error if error.kind() == io::ErrorKind::Interrupted => {}
+                    error => return Err(error),
+                },
+            }
+        }
+        Ok(done)
+    }
+}
+
+/// Linux's limit of vectors a call (`UIO_MAXIOV`).
+const IOV_MAX: usize = 1024;
+
+fn file_offset(offset: u64, done: u64) -> libc::off_t {
+    offset.checked_add(done).and_then(|at| libc::off_t::try_from(at).ok()).unwrap_or(libc::off_t::MAX)
+}
+
+impl Segments for GuestSegments<'_> {
+    fn len(&self) -> u64 {
+        self.len
+    }
+
+    fn read_file(&mut self, file: BorrowedFd<'_>, offset: u64) -> io::Result<u64> {
+        self.transfer(|vectors, done| {
+            // SAFETY: each vector lies in guest memory (a `VolatileSlice` proves it) that stays mapped while
+            // the slice's borrow lives; the kernel writes there as any device would, and this
+            // process has no reference into it. `vectors` has at most IOV_MAX elements.
+            unsafe { libc::preadv(file.as_raw_fd(), vectors.as_ptr(), vectors.len() as i32, file_offset(offset, done)) }
+        })
+    }
+
+    fn write_file(&self, file: BorrowedFd<'_>, offset: u64) -> io::Result<()> {
+        let done = self.transfer(|vectors, done| {
+            // SAFETY: as in `read_file`; the kernel only reads.
+            unsafe {
+                libc::pwritev(file.as_raw_fd(), vectors.as_ptr(), vectors.len() as i32, file_offset(offset, done))
+            }
+        })?;
+        if done == self.len { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
+    }
+
+    fn put(&mut self, at: u64, bytes: &[u8]) {
+        let (mut skip, mut rest) = (usize::try_from(at).unwrap_or(usize::MAX), bytes);
+        for slice in &self.slices {
+            let skipped = skip.min(slice.len());
+            skip -= skipped;
+            let (now, later) = rest.split_at(rest.len().min(slice.len() - skipped));
+            if let Ok(part) = slice.subslice(skipped, now.len()) {
+                part.copy_from(now);
+            }
+            rest = later;
+        }
+    }
+
+    fn zero_from(&mut self, at: u64) {
+        const ZEROS: [u8; 4096] = [0; 4096];
+        let mut at = at;
+        while at < self.len {
+            let len = (self.len - at).min(ZEROS.len() as u64);
+            self.put(at, &ZEROS[..len as usize]);
+            at += len;
+        }
+    }
+
+    fn to_vec(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(usize::try_from(self.len).unwrap_or(0));
+        for slice in &self.slices {
+            let start = bytes.len();
+            bytes.resize(start + slice.len(), 0);
+            slice.copy_to(&mut bytes[start..]);
+        }
+        bytes
+    }
+}

@@ -1,0 +1,25 @@
+//! The built-in machine on KVM.
+//!
+//! One memory slot, no interrupt controller, no event descriptors: a guest that polls needs neither,
+//! and each costs milliseconds at the end of the process. A lane's queues are served on the thread
+//! of its own vCPU, the whole ring per exit, straight between guest memory and the disk.
+//!
+//! ```text
+//! elf      the op image, checked       memory   guest memory: volatile copies, vectored file I/O
+//! block    virtio-blk requests         queue    queues of one lane, adopted at the doorbell
+//! mmio     virtio-mmio registers       vcpu     processor state and the exit loop
+//! run      one run, start to end       sandbox  what the process gives up before it
+//! process  fork, signals, descriptors
+//! ```
+//!
+//! This is the only room of the launcher with unsafe code.
+
+pub mod block;
+pub mod elf;
+pub mod memory;
+pub mod mmio;
+pub mod process;
+pub mod queue;
+pub mod run;
+pub mod sandbox;
+pub mod vcpu;

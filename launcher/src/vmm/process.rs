@@ -1,0 +1,196 @@
+//! Processes, signals and descriptors: the parent that opens files, and the child that runs a guest.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicI32, Ordering};
+use std::time::Duration;
+
+/// How often a running guest is interrupted to look at its deadline.
+const TICK: Duration = Duration::from_millis(100);
+/// Most bytes a child may report.
+const REPORT_LEN_MAX: u64 = 4 << 20;
+
+/// Closes every descriptor above standard error except these.
+pub fn close_others(keep: &[RawFd]) {
+    let mut keep: Vec<u32> = keep.iter().filter_map(|&fd| u32::try_from(fd).ok()).filter(|&fd| fd > 2).collect();
+    keep.sort_unstable();
+    let mut first = 3u32;
+    for fd in keep.into_iter().chain([u32::MAX]) {
+        if fd > first {
+            // SAFETY: closes descriptors that nothing in this process owns: the caller runs this right after
+            // opening the job's files, which are all it has opened, and keeps those.
+            unsafe { libc::syscall(libc::SYS_close_range, first, fd - 1, 0) };
+        }
+        first = fd.saturating_add(1);
+    }
+}
+
+/// Interrupts the current thread's KVM calls every [`TICK`], so that deadlines are looked at.
+///
+/// # Errors
+/// The host's.
+pub fn start_ticking() -> io::Result<()> {
+    extern "C" fn interrupt(_: libc::c_int) {}
+    let action = libc::sigaction {
+        sa_sigaction: interrupt as *const () as usize,
+        // SAFETY: an all-zero mask is a valid empty set.
+        sa_mask: unsafe { std::mem::zeroed() },
+        sa_flags: 0,
+        sa_restorer: None,
+    };
+    // SAFETY: the handler does nothing, so it may interrupt anything; `action` is complete.
+    if unsafe { libc::sigaction(libc::SIGALRM, &raw const action, std::ptr::null_mut()) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let tick = libc::timeval { tv_sec: 0, tv_usec: TICK.as_micros() as i64 };
+    let timer = libc::itimerval { it_interval: tick, it_value: tick };
+    // SAFETY: `timer` is a valid itimerval; the call reads it only.
+    if unsafe { libc::setitimer(libc::ITIMER_REAL, &raw const timer, std::ptr::null_mut()) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+/// The signal that asked this process to stop, 0 for none. One by nature: signals are the process's.
+static STOP_SIGNAL: AtomicI32 = AtomicI32::new(0);
+
+/// Notes SIGINT, SIGTERM and SIGHUP instead of dying of them, so that what was begun can be cleaned up.
+///
+/// # Errors
+/// The host's.
+pub fn catch_stop_signals() -> io::Result<()> {
+    extern "C" fn note(signal: libc::c_int) {
+        STOP_SIGNAL.store(signal, Ordering::Relaxed);
+    }
+    for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
+        let action = libc::sigaction {
+            sa_sigaction: note as *const () as usize,
+            // SAFETY: an all-zero mask is a valid empty set.
+            sa_mask: unsafe { std::mem::zeroed() },
+            sa_flags: 0,
+            sa_restorer: None,
+        };
+        // SAFETY: the handler stores to an atomic, which is async-signal-safe; `action` is complete.
+        if unsafe { libc::sigaction(signal, &raw const action, std::ptr::null_mut()) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
+}
+
+/// The signal that asked to stop, if any did.
+#[must_use]
+pub fn stop_signal() -> Option<i32> {
+    Some(STOP_SIGNAL.load(Ordering::Relaxed)).filter(|&signal| signal != 0)
+}
+
+/// A child that runs a guest.
+pub struct Child {
+    pid: libc::pid_t,
+    report: File,
+}
+
+/// How a child ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// With this exit status.
+    Exited(i32),
+    /// By this signal; SIGSYS: it tried something forbidden.
+    Signalled(i32),
+    /// This process was asked to stop by this signal, and has killed the child.
+    Stopped(i32),
+}
+
+/// Runs `work` in a child and keeps on here. What `work` writes to its file is the child's report; what
+/// it returns is its exit status.
+///
+/// # Errors
+/// The host's.
+pub fn spawn(work: impl FnOnce(File) -> i32) -> io::Result<Child> {
+    let mut ends = [0; 2];
+    // SAFETY: `ends` has room for the two descriptors.
+    if unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: `pipe2` has just made both, and nothing else owns them.
+    let [read, write] = ends.map(|fd| unsafe { OwnedFd::from_raw_fd(fd) });
+    // SAFETY: the launcher has no other thread at this point (lanes' threads are only ever started in a
+    // child), so the child's copy of memory is consistent and it may allocate and take locks.
+    match unsafe { libc::fork() } {
+        -1 => Err(io::Error::last_os_error()),
+        0 => {
+            drop(read);
+            die_with_parent();
+            let status = work(File::from(write));
+            // SAFETY: ends this process at once; the parent's buffers and atexit handlers are not ours to run.
+            unsafe { libc::_exit(status) }
+        }
+        pid => {
+            drop(write);
+            Ok(Child { pid, report: File::from(read) })
+        }
+    }
+}
+
+/// A child must not outlive its parent: SIGKILL when that is gone.
+fn die_with_parent() {
+    // SAFETY: no pointers; affects this process only. SIGINT from the terminal reaches parent and child alike: the
+    // parent decides.
+    unsafe {
+        libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+        for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
+            libc::signal(signal, libc::SIG_IGN);
+        }
+    }
+}
+
+impl Child {
+    /// Waits for the child's end and returns its report with it.
+    ///
+    /// # Errors
+    /// The host's.
+    pub fn wait(mut self) -> io::Result<(Ended, Vec<u8>)> {
+        let mut report = Vec::new();
+        let mut stopped = None;
+        loop {
+            match (&mut self.report).take(REPORT_LEN_MAX - report.len() as u64).read_to_end(&mut report) {
+                Ok(_) => break,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+            stopped = self.kill_when_asked();
+        }
+        loop {
+            let mut status = 0;
+            // SAFETY: `pid` is our own child, not yet waited for; `status` is ours to be written.
+            let done = unsafe { libc::waitpid(self.pid, &raw mut status, 0) };
+            if done == self.pid {
+                let ended = match stopped.or_else(stop_signal) {
+                    Some(signal) => Ended::Stopped(signal),
+                    None if libc::WIFSIGNALED(status) => Ended::Signalled(libc::WTERMSIG(status)),
+                    None => Ended::Exited(libc::WEXITSTATUS(status)),
+                };
+                return Ok((ended, report));
+            }
+            let error = io::Error::last_os_error();
+            if error.kind() != io::ErrorKind::Interrupted {
+                return Err(error);
+            }
+            stopped = stopped.or(self.kill_when_asked());
+        }
+    }
+
+    fn kill_when_asked(&self) -> Option<i32> {
+        let signal = stop_signal()?;
+        // SAFETY: our own child, not yet waited for, so the number is still its.
+        unsafe { libc::kill(self.pid, libc::SIGKILL) };
+        Some(signal)
+    }
+}
+
+/// The descriptors above standard error that a set of files keeps open.
+#[must_use]
+pub fn descriptors<'a>(files: impl IntoIterator<Item = &'a File>) -> Vec<RawFd> {
+    files.into_iter().map(AsRawFd::as_raw_fd).collect()
+}

@@ -1,0 +1,341 @@
+//! One run: everything that needs the host's good will first, then the guest.
+//!
+//! [`Prepared::new`] opens KVM and makes memory and vCPUs. After the process has locked itself
+//! down (`sandbox`), [`Prepared::run`] boots the guest and tells how it stopped.
+
+use super::block::GuestFault;
+use super::elf::Image;
+use super::memory::Memory;
+use super::mmio;
+use super::queue::LaneQueues;
+use super::vcpu::{self, Vcpu};
+use crate::disk::Disk;
+use instar_abi::epitaph::{Death, Epitaph};
+use instar_abi::{layout, table};
+use kvm_bindings::{kvm_sregs, kvm_userspace_memory_region};
+use kvm_ioctls::{Kvm, VmFd};
+use std::fmt::Write as _;
+use std::io;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use zerocopy::{FromBytes, FromZeros, IntoBytes};
+
+/// Features of every device: the modern interface, indirect descriptors, flush; read-only where it is so.
+const FEATURES: u64 = 1 << 32 | 1 << 28 | 1 << 9;
+const FEATURE_MQ: u64 = 1 << 12;
+const FEATURE_READ_ONLY: u64 = 1 << 5;
+
+/// How the guest sees its devices.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transport {
+    /// Registers in guest memory: no exit to set up.
+    Table,
+    /// virtio-mmio, as other machines have it. One lane.
+    Mmio,
+}
+
+/// What a run needs.
+pub struct Setup<'a> {
+    /// The op image.
+    pub image: &'a Image<'a>,
+    /// Guest memory in bytes, a multiple of 2 MiB.
+    pub memory_len: u64,
+    /// vCPUs, 1 to [`layout::LANES_MAX`].
+    pub lanes: usize,
+    /// Devices: the control device, then the job's disks.
+    pub devices: Vec<Arc<dyn Disk>>,
+    /// How the guest sees them.
+    pub transport: Transport,
+    /// The run's nonce, which the control header repeats.
+    pub nonce: [u8; 16],
+    /// Header and request as they lie on the control device; placed in memory as well where they fit.
+    pub front: &'a [u8],
+    /// Wall-clock limit.
+    pub time_limit: Duration,
+    /// Pages of guest memory that are large from the start: for jobs that move much data.
+    pub large_pages: bool,
+}
+
+/// Why a run could not be prepared.
+#[derive(Debug)]
+pub enum PrepareError {
+    /// `/dev/kvm` can't be opened.
+    OpenKvm(io::Error),
+    /// KVM refused a step.
+    Kvm {
+        /// Which.
+        step: &'static str,
+        /// Why.
+        error: io::Error,
+    },
+    /// Guest memory could not be mapped.
+    Memory(io::Error),
+    /// Image, devices or command line don't fit the memory layout.
+    Layout,
+}
+
+/// Why a run stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stop {
+    /// The guest switched the machine off. Whether it ended well is in the reply and the epitaph.
+    PowerOff,
+    /// A lane has no more work.
+    LaneEnd,
+    /// The guest broke the contract of its devices.
+    GuestFault(GuestFault),
+    /// Three faults in a row.
+    TripleFault,
+    /// The guest halted, which it never does.
+    Halted,
+    /// KVM gave up.
+    InternalError,
+    /// The wall-clock limit is over.
+    TimeOut {
+        /// Where the guest was.
+        rip: u64,
+    },
+    /// A KVM call failed with this errno.
+    Kvm(i32),
+}
+
+/// What a dying guest left.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LastWords {
+    /// How it died.
+    pub death: Death,
+    /// Vector of a fault, line of a panic.
+    pub vector_or_line: u32,
+    /// Error code of a fault.
+    pub error_code: u64,
+    /// Instruction pointer of a fault.
+    pub rip: u64,
+    /// Address of a page fault.
+    pub cr2: u64,
+    /// File of a panic, or the kernel's few words; the guest's bytes.
+    pub text: Vec<u8>,
+}
+
+/// Where another lane starts.
+pub struct Start {
+    /// Lane 0's system registers.
+    pub sregs: kvm_sregs,
+    /// First instruction.
+    pub rip: u64,
+    /// Stack pointer.
+    pub rsp: u64,
+}
+
+/// What all vCPUs of a run share.
+pub struct Shared {
+    /// Guest memory.
+    pub memory: Memory,
+    mmio: Option<mmio::Bus>,
+    deadline: Instant,
+    stop: Mutex<Option<Stop>>,
+    starts: Mutex<Vec<Option<Sender<Start>>>>,
+}
+
+impl Shared {
+    /// The mmio bus, where the run has one.
+    #[must_use]
+    pub fn mmio(&self) -> Option<&mmio::Bus> {
+        self.mmio.as_ref()
+    }
+
+    /// Whether the wall-clock limit is over.
+    #[must_use]
+    pub fn expired(&self) -> bool {
+        Instant::now() >= self.deadline
+    }
+
+    /// Why the run has to stop, once some vCPU has said so.
+    #[must_use]
+    pub fn stopped(&self) -> Option<Stop> {
+        *self.stop.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Stops the run; the first reason stays.
+    pub fn stop(&self, stop: Stop) {
+        self.stop.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(stop);
+    }
+
+    /// Starts another lane, once; false when there is none or it runs already.
+    #[must_use]
+    pub fn start_lane(&self, lane: u32, start: Start) -> bool {
+        let mut starts = self.starts.lock().unwrap_or_else(PoisonError::into_inner);
+        let sender = starts.get_mut(lane as usize).and_then(Option::take);
+        sender.is_some_and(|sender| sender.send(start).is_ok())
+    }
+}
+
+/// A machine that is ready to boot.
+pub struct Prepared {
+    vm: VmFd,
+    vcpus: Vec<Vcpu>,
+    waits: Vec<Receiver<Start>>,
+    shared: Arc<Shared>,
+}
+
+impl Prepared {
+    /// Opens KVM and makes the machine.
+    ///
+    /// # Errors
+    /// [`PrepareError`].
+    pub fn new(setup: &Setup<'_>) -> Result<Self, PrepareError> {
+        let step = |step| move |error: kvm_ioctls::Error| PrepareError::Kvm { step, error: error.into() };
+        let kvm = Kvm::new().map_err(|error| PrepareError::OpenKvm(error.into()))?;
+        let vm = kvm.create_vm().map_err(step("KVM_CREATE_VM"))?;
+        let large_from = if setup.large_pages { layout::HEAP } else { setup.memory_len };
+        let memory = Memory::new(setup.memory_len, large_from).map_err(PrepareError::Memory)?;
+        let slot = kvm_userspace_memory_region {
+            memory_size: memory.len(),
+            userspace_addr: memory.host_address(),
+            ..Default::default()
+        };
+        // SAFETY: the slot is the whole of `memory`'s mapping, which `Shared` keeps until after the last vCPU
+        // has stopped: `Prepared` and `run` own both.
+        unsafe { vm.set_user_memory_region(slot) }.map_err(step("KVM_SET_USER_MEMORY_REGION"))?;
+        fill(&memory, setup).ok_or(PrepareError::Layout)?;
+
+        let lanes = match setup.transport {
+            Transport::Table => setup.lanes.clamp(1, layout::LANES_MAX),
+            Transport::Mmio => 1,
+        };
+        let cpuid = vcpu::cpuid();
+        let (mut vcpus, mut waits, mut starts) = (Vec::new(), Vec::new(), vec![None]);
+        for lane in 0..lanes as u32 {
+            let fd = vm.create_vcpu(lane.into()).map_err(step("KVM_CREATE_VCPU"))?;
+            fd.set_cpuid2(&cpuid).map_err(step("KVM_SET_CPUID2"))?;
+            if lane == 0 {
+                vcpu::enter(&fd, setup.image.entry).map_err(step("KVM_SET_SREGS"))?;
+            } else {
+                let (sender, receiver) = channel();
+                starts.push(Some(sender));
+                waits.push(receiver);
+            }
+            vcpus.push(Vcpu { lane, fd, queues: LaneQueues::new(&setup.devices) });
+        }
+        let mmio = match setup.transport {
+            Transport::Table => None,
+            Transport::Mmio => {
+                Some(mmio::Bus::new(setup.devices.iter().map(|disk| (features(&**disk, 1), disk.sectors()))))
+            }
+        };
+        let shared = Shared {
+            memory,
+            mmio,
+            deadline: Instant::now() + setup.time_limit,
+            stop: Mutex::new(None),
+            starts: Mutex::new(starts),
+        };
+        Ok(Self { vm, vcpus, waits, shared: Arc::new(shared) })
+    }
+
+    /// Starts the threads of the other lanes, which wait for the guest. Before the lock-down is complete.
+    ///
+    /// # Errors
+    /// The host's.
+    pub fn start_threads(&mut self) -> io::Result<()> {
+        for (vcpu, wait) in self.vcpus.drain(1..).zip(self.waits.drain(..)) {
+            let shared = Arc::clone(&self.shared);
+            std::thread::Builder::new()
+                .name(format!("lane {}", vcpu.lane))
+                .spawn(move || vcpu.run_other(&shared, &wait))?;
+        }
+        Ok(())
+    }
+
+    /// Boots the guest on this thread and returns when the run is over, with the guest's last words if it
+    /// left any. Another lane's thread may still be inside KVM then: the process ends next.
+    #[must_use]
+    pub fn run(mut self) -> (Stop, Option<LastWords>) {
+        let Some(first) = self.vcpus.pop() else { return (Stop::Halted, None) };
+        let stop = first.run_first(&self.shared);
+        self.shared.stop(stop);
+        drop(self.vm);
+        (stop, last_words(&self.shared.memory))
+    }
+}
+
+fn features(disk: &dyn Disk, lanes: usize) -> u64 {
+    FEATURES | if disk.read_only() { FEATURE_READ_ONLY } else { 0 } | if lanes > 1 { FEATURE_MQ } else { 0 }
+}
+
+/// Puts image, start info, command line, table pages and control area into memory.
+fn fill(memory: &Memory, setup: &Setup<'_>) -> Option<()> {
+    for segment in &setup.image.segments {
+        memory.write(segment.address, segment.bytes).ok()?;
+    }
+    let mut line = String::new();
+    let nonce = u128::from_be_bytes(setup.nonce);
+    let _ = write!(line, "nonce={nonce:032x} lanes={}", setup.lanes);
+    match setup.transport {
+        Transport::Table => {
+            if setup.devices.len() as u64 > layout::TABLE_DEVICES_MAX {
+                return None;
+            }
+            let _ = write!(line, " table={}", setup.devices.len());
+            for (index, disk) in (0u64..).zip(&setup.devices) {
+                let page = table_page(&**disk, setup.lanes);
+                memory.write(layout::TABLE + index * layout::PAGE_LEN, page.as_bytes()).ok()?;
+            }
+        }
+        Transport::Mmio => {
+            for index in 0..setup.devices.len() as u64 {
+                let address = mmio::BASE + index * mmio::STRIDE;
+                let _ = write!(line, " virtio_mmio.device=4K@{address:#x}:{}", 5 + index);
+            }
+        }
+    }
+    if layout::CONTROL + setup.front.len() as u64 <= layout::IMAGE {
+        memory.write(layout::CONTROL, setup.front).ok()?;
+        let _ = write!(line, " control={:#x},{:x}", layout::CONTROL, setup.front.len());
+    }
+    line.push('\0');
+    if line.len() as u64 > layout::COMMAND_LINE_LEN_MAX {
+        return None;
+    }
+    memory.write(layout::COMMAND_LINE, line.as_bytes()).ok()?;
+    memory.write(layout::START_INFO, &start_info()).ok()?;
+    let map: Vec<u8> = [0, memory.len(), 1].iter().flat_map(|field: &u64| field.to_le_bytes()).collect();
+    memory.write(layout::MEMORY_MAP, &map).ok()
+}
+
+/// `hvm_start_info`, version 1: one memory-map entry, no modules, no ACPI.
+fn start_info() -> [u8; 56] {
+    const MAGIC: u32 = 0x336e_c578;
+    let mut info = [0; 56];
+    info[..4].copy_from_slice(&MAGIC.to_le_bytes());
+    info[4..8].copy_from_slice(&1u32.to_le_bytes());
+    info[24..32].copy_from_slice(&layout::COMMAND_LINE.to_le_bytes());
+    info[40..48].copy_from_slice(&layout::MEMORY_MAP.to_le_bytes());
+    info[48..52].copy_from_slice(&1u32.to_le_bytes());
+    info
+}
+
+fn table_page(disk: &dyn Disk, lanes: usize) -> table::Device {
+    /// Offset of `num_queues` in `virtio_blk_config`.
+    const NUM_QUEUES: usize = 34;
+    let mut page = table::Device::new_zeroed();
+    page.magic.set(table::MAGIC);
+    page.queues.set(lanes as u32);
+    page.device_features.set(features(disk, lanes));
+    page.config[..8].copy_from_slice(&disk.sectors().to_le_bytes());
+    page.config[NUM_QUEUES..NUM_QUEUES + 2].copy_from_slice(&(lanes as u16).to_le_bytes());
+    page
+}
+
+fn last_words(memory: &Memory) -> Option<LastWords> {
+    let bytes: [u8; size_of::<Epitaph>()] = memory.read(layout::EPITAPH).ok()?;
+    let page = Epitaph::read_from_bytes(&bytes).ok()?;
+    let len = (page.text_len.get() as usize).min(page.text.len());
+    Some(LastWords {
+        death: Death::from_code(page.kind.get())?,
+        vector_or_line: page.vector_or_line.get(),
+        error_code: page.error_code.get(),
+        rip: page.rip.get(),
+        cr2: page.cr2.get(),
+        text: page.text[..len].to_vec(),
+    })
+}

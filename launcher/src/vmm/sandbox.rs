@@ -1,0 +1,151 @@
+//! What a process gives up before its guest runs, for good: files, network, descriptors to come,
+//! and every system call that serving a guest does not need.
+//!
+//! The order of a locked-down run: open everything, prepare the machine, [`close_doors`], start the other
+//! lanes' threads, [`filter_calls`] on all of them, boot. No image byte has been read before.
+
+use landlock::{ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, Ruleset, RulesetAttr, RulesetStatus, Scope};
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
+};
+use std::io;
+
+/// What stands between the guest's host process and the rest of the machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Layers {
+    /// No path can be opened any more.
+    pub files: Layer,
+}
+
+/// One layer of isolation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Layer {
+    /// All of it.
+    Full,
+    /// What this kernel knows of it.
+    Partial,
+    /// This kernel has nothing of the kind.
+    Missing,
+}
+
+/// Why a process could not lock itself down.
+#[derive(Debug)]
+pub enum SandboxError {
+    /// A resource limit was refused.
+    Limit(io::Error),
+    /// Landlock is there and refused.
+    Landlock(landlock::RulesetError),
+    /// The system-call filter was refused.
+    Seccomp(seccompiler::Error),
+    /// The system-call filter could not be put together.
+    Filter(seccompiler::BackendError),
+}
+
+/// Gives up files, network, new descriptors and core dumps. Threads started later inherit it.
+///
+/// `largest_file` bounds what any file may grow to, in bytes.
+///
+/// # Errors
+/// A layer that this kernel has refused.
+pub fn close_doors(largest_file: Option<u64>) -> Result<Layers, SandboxError> {
+    limit(libc::RLIMIT_CORE, 0)?;
+    limit(libc::RLIMIT_NOFILE, 0)?;
+    if let Some(len) = largest_file {
+        limit(libc::RLIMIT_FSIZE, len)?;
+    }
+    const NEWEST: ABI = ABI::V6;
+    let status = Ruleset::default()
+        .set_compatibility(CompatLevel::BestEffort)
+        .handle_access(AccessFs::from_all(NEWEST))
+        .and_then(|rules| rules.handle_access(AccessNet::from_all(NEWEST)))
+        .and_then(|rules| rules.scope(Scope::from_all(NEWEST)))
+        .and_then(Ruleset::create)
+        .and_then(landlock::RulesetCreated::restrict_self)
+        .map_err(SandboxError::Landlock)?;
+    let files = match status.ruleset {
+        RulesetStatus::FullyEnforced => Layer::Full,
+        RulesetStatus::PartiallyEnforced => Layer::Partial,
+        RulesetStatus::NotEnforced => Layer::Missing,
+    };
+    Ok(Layers { files })
+}
+
+/// Lowers a resource limit, never raises it.
+fn limit(resource: libc::__rlimit_resource_t, value: u64) -> Result<(), SandboxError> {
+    let mut now = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `now` is a valid rlimit for the call to fill in.
+    if unsafe { libc::getrlimit(resource, &raw mut now) } != 0 {
+        return Err(SandboxError::Limit(io::Error::last_os_error()));
+    }
+    let value = value.min(now.rlim_max);
+    let new = libc::rlimit { rlim_cur: value, rlim_max: value };
+    // SAFETY: `new` is a valid rlimit; the call reads it only.
+    if unsafe { libc::setrlimit(resource, &raw const new) } != 0 {
+        return Err(SandboxError::Limit(io::Error::last_os_error()));
+    }
+    Ok(())
+}
+
+/// KVM's calls on a running machine (`linux/kvm.h`): run, and the registers of a lane that starts.
+mod kvm_call {
+    pub const RUN: u64 = 0xae80;
+    pub const GET_REGS: u64 = 0x8090_ae81;
+    pub const SET_REGS: u64 = 0x4090_ae82;
+    pub const GET_SREGS: u64 = 0x8138_ae83;
+    pub const SET_SREGS: u64 = 0x4138_ae84;
+    pub const SET_MP_STATE: u64 = 0x4004_ae99;
+    pub const ALL: [u64; 6] = [RUN, GET_REGS, SET_REGS, GET_SREGS, SET_SREGS, SET_MP_STATE];
+}
+
+/// Calls that are allowed whatever their arguments: I/O on open descriptors, memory, waiting, ending.
+const ALLOWED: [libc::c_long; 22] = [
+    libc::SYS_brk,
+    libc::SYS_clock_gettime,
+    libc::SYS_clock_nanosleep,
+    libc::SYS_close,
+    libc::SYS_exit,
+    libc::SYS_exit_group,
+    libc::SYS_fdatasync,
+    libc::SYS_fsync,
+    libc::SYS_futex,
+    libc::SYS_getrandom,
+    libc::SYS_madvise,
+    libc::SYS_mremap,
+    libc::SYS_munmap,
+    libc::SYS_preadv,
+    libc::SYS_pwritev,
+    libc::SYS_restart_syscall,
+    libc::SYS_rt_sigprocmask,
+    libc::SYS_rt_sigreturn,
+    libc::SYS_sched_yield,
+    libc::SYS_sigaltstack,
+    libc::SYS_write,
+    libc::SYS_writev,
+];
+
+/// The filter: [`ALLOWED`], KVM's ioctls, and mappings that are not executable; all else ends the process.
+fn filter() -> Result<BpfProgram, seccompiler::BackendError> {
+    let condition = |argument, op, value| SeccompCondition::new(argument, SeccompCmpArgLen::Qword, op, value);
+    let mut rules: std::collections::BTreeMap<i64, Vec<SeccompRule>> =
+        ALLOWED.iter().map(|&call| (call, Vec::new())).collect();
+    let ioctls = kvm_call::ALL
+        .iter()
+        .map(|&call| SeccompRule::new(vec![condition(1, SeccompCmpOp::Eq, call)?]))
+        .collect::<Result<_, _>>()?;
+    rules.insert(libc::SYS_ioctl, ioctls);
+    for call in [libc::SYS_mmap, libc::SYS_mprotect] {
+        let no_exec = condition(2, SeccompCmpOp::MaskedEq(libc::PROT_EXEC as u64), 0)?;
+        rules.insert(call, vec![SeccompRule::new(vec![no_exec])?]);
+    }
+    SeccompFilter::new(rules, SeccompAction::KillProcess, SeccompAction::Allow, std::env::consts::ARCH.try_into()?)?
+        .try_into()
+}
+
+/// Filters the system calls of every thread of this process.
+///
+/// # Errors
+/// The kernel has no seccomp, or a thread could not take the filter.
+pub fn filter_calls() -> Result<(), SandboxError> {
+    let program = filter().map_err(SandboxError::Filter)?;
+    seccompiler::apply_filter_all_threads(&program).map_err(SandboxError::Seccomp)
+}

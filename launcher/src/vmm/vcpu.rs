@@ -1,0 +1,216 @@
+//! Processor state at entry, and the exit loop of one vCPU.
+
+use super::block::GuestFault;
+use super::memory::Memory;
+use super::mmio;
+use super::queue::{LaneQueues, Registers};
+use super::run::{Shared, Start, Stop};
+use instar_abi::layout;
+use instar_abi::table;
+use kvm_bindings::{CpuId, KVM_MP_STATE_RUNNABLE, kvm_cpuid_entry2, kvm_mp_state, kvm_regs, kvm_segment, kvm_sregs};
+use kvm_ioctls::{VcpuExit, VcpuFd};
+use zerocopy::FromBytes;
+
+/// Leaf 1, ECX: SSE3, PCLMULQDQ, SSSE3, CMPXCHG16B, SSE4.1, SSE4.2, POPCNT.
+const LEAF_1_ECX: u32 = 0x0098_2203;
+/// Leaf 1, EDX: the features every x86-64 processor has, FPU to SSE2.
+const LEAF_1_EDX: u32 = 0x078b_fbff;
+/// Leaf 0x8000_0001, EDX: long mode, NX, SYSCALL.
+const EXTENDED_EDX: u32 = 1 << 29 | 1 << 20 | 1 << 11;
+
+/// The same small processor everywhere: asking the host for its own costs more than booting.
+///
+/// # Panics
+/// Never: six entries are fewer than KVM's limit.
+#[must_use]
+pub fn cpuid() -> CpuId {
+    let leaf = |function, eax, ebx, ecx, edx| kvm_cpuid_entry2 { function, eax, ebx, ecx, edx, ..Default::default() };
+    let host = core::arch::x86_64::__cpuid(1).ecx;
+    CpuId::from_entries(&[
+        leaf(0, 1, u32::from_le_bytes(*b"Genu"), u32::from_le_bytes(*b"ntel"), u32::from_le_bytes(*b"ineI")),
+        leaf(1, 0x0008_06f8, 0, LEAF_1_ECX & host, LEAF_1_EDX),
+        leaf(0x8000_0000, 0x8000_0008, 0, 0, 0),
+        leaf(0x8000_0001, 0, 0, 1, EXTENDED_EDX),
+        leaf(0x8000_0008, 0x3028, 0, 0, 0),
+    ])
+    .expect("five entries are fewer than KVM's limit")
+}
+
+/// Entry state by PVH: 32-bit protected mode, flat segments, paging off, ebx = start info.
+///
+/// # Errors
+/// KVM's.
+pub fn enter(vcpu: &VcpuFd, entry: u64) -> Result<(), kvm_ioctls::Error> {
+    const PE_ET: u64 = 0x11;
+    let flat = |selector, type_| kvm_segment {
+        limit: 0xffff_ffff,
+        selector,
+        type_,
+        present: 1,
+        db: 1,
+        s: 1,
+        g: 1,
+        ..Default::default()
+    };
+    let mut sregs: kvm_sregs = vcpu.get_sregs()?;
+    sregs.cs = flat(0x08, 0xb);
+    let data = flat(0x10, 3);
+    (sregs.ds, sregs.es, sregs.fs, sregs.gs, sregs.ss) = (data, data, data, data, data);
+    sregs.tr = kvm_segment { limit: 0x67, type_: 0xb, present: 1, ..Default::default() };
+    sregs.cr0 = PE_ET;
+    vcpu.set_sregs(&sregs)?;
+    vcpu.set_regs(&kvm_regs { rip: entry, rbx: layout::START_INFO, rflags: 2, ..Default::default() })
+}
+
+/// Lane 0's mode and tables, another place and stack.
+fn enter_lane(vcpu: &VcpuFd, start: &Start) -> Result<(), kvm_ioctls::Error> {
+    let mut sregs = vcpu.get_sregs()?;
+    let from = &start.sregs;
+    (sregs.cs, sregs.ds, sregs.es, sregs.fs, sregs.gs, sregs.ss) =
+        (from.cs, from.ds, from.es, from.fs, from.gs, from.ss);
+    (sregs.tr, sregs.gdt, sregs.idt) = (from.tr, from.gdt, from.idt);
+    (sregs.cr0, sregs.cr3, sregs.cr4, sregs.efer) = (from.cr0, from.cr3, from.cr4, from.efer);
+    vcpu.set_sregs(&sregs)?;
+    vcpu.set_regs(&kvm_regs { rip: start.rip, rsp: start.rsp, rflags: 2, ..Default::default() })?;
+    vcpu.set_mp_state(kvm_mp_state { mp_state: KVM_MP_STATE_RUNNABLE })
+}
+
+/// One vCPU with its lane's queues.
+pub struct Vcpu {
+    /// Which lane it runs.
+    pub lane: u32,
+    /// KVM's side.
+    pub fd: VcpuFd,
+    /// Its queues.
+    pub queues: LaneQueues,
+}
+
+impl Vcpu {
+    /// Runs lane 0 from the entry point to the end of the run.
+    pub fn run_first(mut self, shared: &Shared) -> Stop {
+        self.run(shared)
+    }
+
+    /// Waits until the guest starts this lane, runs it, and returns when it ends.
+    pub fn run_other(mut self, shared: &Shared, start: &std::sync::mpsc::Receiver<Start>) {
+        let Ok(start) = start.recv() else { return };
+        let stop = match enter_lane(&self.fd, &start) {
+            Ok(()) => self.run(shared),
+            Err(error) => Stop::Kvm(error.errno()),
+        };
+        if stop != Stop::LaneEnd {
+            shared.stop(stop);
+        }
+    }
+
+    fn run(&mut self, shared: &Shared) -> Stop {
+        loop {
+            if let Some(stop) = shared.stopped() {
+                return stop;
+            }
+            let step = match self.fd.run() {
+                Ok(VcpuExit::IoOut(port, data)) => {
+                    let value = word(data);
+                    match port {
+                        table::DOORBELL_PORT => self.doorbell(shared, value),
+                        table::POWER_OFF_PORT => Ok(Some(Stop::PowerOff)),
+                        table::LANE_END_PORT if value == self.lane => Ok(Some(Stop::LaneEnd)),
+                        table::LANE_PORT => self.start_lane(shared, value),
+                        _ => Ok(None),
+                    }
+                }
+                Ok(VcpuExit::IoIn(_, data)) => {
+                    data.fill(0xff);
+                    Ok(None)
+                }
+                Ok(VcpuExit::MmioRead(address, data)) => {
+                    let value = shared.mmio().map_or(u32::MAX, |bus| bus.read(address));
+                    let bytes = value.to_le_bytes();
+                    let len = data.len().min(4);
+                    data[..len].copy_from_slice(&bytes[..len]);
+                    Ok(None)
+                }
+                Ok(VcpuExit::MmioWrite(address, data)) => {
+                    let value = word(data);
+                    self.mmio_write(shared, address, value)
+                }
+                Ok(VcpuExit::Shutdown) => Ok(Some(Stop::TripleFault)),
+                Ok(VcpuExit::Hlt) => Ok(Some(Stop::Halted)),
+                Ok(_) => Ok(Some(Stop::InternalError)),
+                Err(error) if error.errno() == libc::EINTR || error.errno() == libc::EAGAIN => {
+                    Ok(shared.expired().then(|| Stop::TimeOut { rip: self.fd.get_regs().map_or(0, |regs| regs.rip) }))
+                }
+                Err(error) => Ok(Some(Stop::Kvm(error.errno()))),
+            };
+            match step {
+                Ok(None) => {}
+                Ok(Some(stop)) => return stop,
+                Err(fault) => return Stop::GuestFault(fault),
+            }
+        }
+    }
+
+    /// The table transport's doorbell: adopts what has been set up since, and serves this lane.
+    fn doorbell(&mut self, shared: &Shared, lane: u32) -> Result<Option<Stop>, GuestFault> {
+        if lane != self.lane {
+            return Err(GuestFault::Lane { index: lane });
+        }
+        if shared.mmio().is_none() {
+            for device in 0..self.queues.devices() {
+                if !self.queues.adopted(device)
+                    && let Some(registers) = table_registers(&shared.memory, device, lane)
+                {
+                    self.queues.adopt(device, registers, &shared.memory)?;
+                }
+            }
+        }
+        self.queues.serve_all(&shared.memory)?;
+        Ok(None)
+    }
+
+    fn start_lane(&self, shared: &Shared, lane: u32) -> Result<Option<Stop>, GuestFault> {
+        let start = || -> Result<Start, kvm_ioctls::Error> {
+            let regs = self.fd.get_regs()?;
+            Ok(Start { sregs: self.fd.get_sregs()?, rip: regs.rdi, rsp: regs.rsi })
+        };
+        match start() {
+            Ok(start) => {
+                let started = shared.start_lane(lane, start);
+                if started { Ok(None) } else { Err(GuestFault::Lane { index: lane }) }
+            }
+            Err(error) => Ok(Some(Stop::Kvm(error.errno()))),
+        }
+    }
+
+    fn mmio_write(&mut self, shared: &Shared, address: u64, value: u32) -> Result<Option<Stop>, GuestFault> {
+        let Some(bus) = shared.mmio() else { return Ok(None) };
+        match bus.write(address, value) {
+            mmio::Effect::None => {}
+            mmio::Effect::QueueReady { device, registers } => self.queues.adopt(device, registers, &shared.memory)?,
+            mmio::Effect::Notify { device } => self.queues.serve(device, &shared.memory)?,
+        }
+        Ok(None)
+    }
+}
+
+fn word(data: &[u8]) -> u32 {
+    let mut bytes = [0; 4];
+    let len = data.len().min(4);
+    bytes[..len].copy_from_slice(&data[..len]);
+    u32::from_le_bytes(bytes)
+}
+
+/// The registers of one queue on a table page, if the guest says they are ready.
+fn table_registers(memory: &Memory, device: usize, lane: u32) -> Option<Registers> {
+    let page = layout::TABLE + device as u64 * layout::PAGE_LEN;
+    let at = page + (table::offset::QUEUE + lane as usize * table::offset::QUEUE_LEN) as u64;
+    let bytes: [u8; table::offset::QUEUE_LEN] = memory.read(at).ok()?;
+    let queue = table::Queue::read_from_bytes(&bytes).ok()?;
+    (queue.ready.get() == 1).then(|| Registers {
+        size: queue.size.get(),
+        ready: true,
+        descriptors: queue.descriptors.get(),
+        driver_area: queue.driver_area.get(),
+        device_area: queue.device_area.get(),
+    })
+}
