@@ -97,11 +97,7 @@ pub enum LockError {
 /// `raw_apply_lock_bytes` and `raw_check_lock_bytes` of QEMU's `block/file-posix.c`; which claim each
 /// command makes was read off `strace` of qemu-img 10.0.2.
 pub fn claim(file: BorrowedFd<'_>, claim: Claim) -> Result<(), LockError> {
-    let supported = match holder(file, UNSHARED_BASE) {
-        Err(Errno::EINVAL | Errno::ENOLCK | Errno::EOPNOTSUPP) => false,
-        _ => true,
-    };
-    if !supported {
+    if matches!(holder(file, UNSHARED_BASE), Err(Errno::EINVAL | Errno::ENOLCK | Errno::EOPNOTSUPP)) {
         return Ok(());
     }
     let host = |errno: Errno| LockError::Host(errno as i32);
