@@ -1,0 +1,106 @@
+//! Why a command failed, as data; [`crate::render::errors`] words it.
+#![forbid(unsafe_code)]
+
+use super::NoEnd;
+use super::name::NameError;
+use super::open::OpenError;
+use crate::gate::Refusal;
+use crate::gate::policy::PolicyError;
+use crate::render::report::Lie;
+use instar_abi::error::Error;
+use instar_abi::request::NeedKind;
+use std::path::PathBuf;
+
+/// Why a command failed.
+#[derive(Debug)]
+pub enum Failure {
+    /// The user's words name no image.
+    Name {
+        /// The words.
+        typed: Vec<u8>,
+        /// Why.
+        error: NameError,
+    },
+    /// The user's image can't be opened.
+    Open {
+        /// The user's words for it.
+        typed: Vec<u8>,
+        /// Its path.
+        path: Vec<u8>,
+        /// Why.
+        error: OpenError,
+    },
+    /// The target can't be made.
+    Create {
+        /// The user's words for it.
+        typed: Vec<u8>,
+        /// The target's format.
+        format: &'static str,
+        /// Why.
+        error: OpenError,
+    },
+    /// A file that an image names can't be opened.
+    Named {
+        /// The user's words for the top image.
+        top: Vec<u8>,
+        /// Layers between the top image and the one that names it.
+        depth: u32,
+        /// What the name is to that image.
+        kind: NeedKind,
+        /// The name.
+        name: Vec<u8>,
+        /// Where it was looked for.
+        path: PathBuf,
+        /// Why.
+        error: NamedError,
+    },
+    /// There is no policy for files that images name.
+    Policy(PolicyError),
+    /// The guest says that the operation failed.
+    Guest {
+        /// What the layers and disks are called.
+        names: Names,
+        /// Why.
+        error: Error,
+    },
+    /// The guest contradicted the protocol.
+    Lie(Lie),
+    /// The run came to no end.
+    NoEnd(NoEnd),
+    /// The host gave no randomness; its errno.
+    Random(i32),
+    /// The host could not set the target's final length.
+    Finish {
+        /// The user's words for the target.
+        typed: Vec<u8>,
+        /// The host's errno.
+        errno: i32,
+    },
+}
+
+/// Why a file that an image names was not opened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NamedError {
+    /// The gate refused.
+    Refused(Refusal),
+    /// The image records a format that nobody knows.
+    Format {
+        /// The format.
+        found: Vec<u8>,
+    },
+    /// The image records no format, and content is not to be guessed.
+    NoFormat,
+}
+
+/// What messages call the layers and disks of a job.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Names {
+    /// The user's words for the top image.
+    pub top: Vec<u8>,
+    /// How deep each layer lies below the top image, in the order of the request.
+    pub depths: Vec<u32>,
+    /// The file behind each disk, in the order of the request.
+    pub disks: Vec<Vec<u8>>,
+    /// The target's format, where there is a target.
+    pub target_format: Option<&'static str>,
+}

@@ -1,0 +1,55 @@
+//! Every limit that the launcher sets, in one place.
+#![forbid(unsafe_code)]
+
+use instar_abi::request::Budget;
+use std::time::Duration;
+
+pub use crate::machine::Limits;
+
+/// Info answers in milliseconds. 24 MiB of reply: 65,536 snapshots with names of 255 bytes.
+pub const INFO: Limits = Limits {
+    memory_len: 128 << 20,
+    reply_len: 24 << 20,
+    time: Duration::from_secs(10),
+    largest_file: None,
+    large_pages: false,
+};
+
+/// Convert replies with progress and needs only. 256 MiB of memory hold the buffers of eight lanes and
+/// the metadata caches; a day is longer than any honest copy.
+pub const CONVERT: Limits = Limits {
+    memory_len: 256 << 20,
+    reply_len: 8 << 20,
+    time: Duration::from_secs(24 * 3600),
+    largest_file: Some(OUTPUT_CAPACITY),
+    large_pages: true,
+};
+
+/// What images may make info use up: 64 MiB of metadata, as a service in front of users allows.
+pub const INFO_BUDGET: Budget = Budget { heap_bytes: 64 << 20, read_bytes: 64 << 20, steps: 1 << 22, depth: 1 };
+
+/// What images may make convert use up: the tables of a fragmented image of tens of TiB.
+pub const CONVERT_BUDGET: Budget =
+    Budget { heap_bytes: 128 << 20, read_bytes: 64 << 30, steps: u64::MAX, depth: DEPTH_LIMIT };
+
+/// Layers of a chain unless configured otherwise.
+pub const DEPTH_MAX: u32 = 16;
+/// Layers of a chain that a configuration can ask for.
+pub const DEPTH_LIMIT: u32 = 64;
+/// Files of a job unless configured otherwise, each layer, data file and extent counted.
+pub const FILES_MAX: usize = 256;
+
+/// Most runs of one job: each answers what the one before asked for, one layer at least.
+pub const RUNS_MAX: u32 = DEPTH_LIMIT * 2 + 1;
+
+/// Capacity of an output: 1 EiB. The host does not know the virtual size, only the guest does; the
+/// file system ends a run earlier.
+pub const OUTPUT_CAPACITY: u64 = 1 << 60;
+
+/// Most extents of a source that the request lists; beyond, its holes are unknown (ABI: `Disk::data`).
+pub const HOST_EXTENTS_MAX: usize = 65_536;
+
+/// `-S` when it is not given, as in qemu-img: 4 KiB.
+pub const SPARSE_LEN: u32 = 4096;
+/// Largest `-S`, as in qemu-img: 16 MiB.
+pub const SPARSE_LEN_MAX: u32 = 16 << 20;

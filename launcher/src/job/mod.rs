@@ -1,0 +1,122 @@
+//! Typed to meant: what a run is given, and what it needs on the way.
+//!
+//! [`name`] says what the user's words for an image mean, [`open`] opens and locks the file behind
+//! them, [`info`] and [`convert`] make a [`Job`] of it and see it through: a run that needs more files
+//! ends, the [`crate::gate`] decides, and a fresh run starts with the fuller job. No image byte is
+//! looked at here.
+#![forbid(unsafe_code)]
+
+pub mod convert;
+pub mod extents;
+pub mod failure;
+pub mod info;
+pub mod limits;
+pub mod name;
+pub mod open;
+pub mod options;
+pub mod size;
+
+use crate::disk::Disk;
+use crate::machine::MachineError;
+use instar_abi::format::Format;
+use instar_abi::reply::{End, Frame};
+use instar_abi::request::{Access, Answer, Budget, DiskId, Layer, LayerId, Op, Request};
+use open::Opened;
+use std::sync::Arc;
+
+/// One run of a guest: the op, the bytes behind its devices, what it is asked, what it may use.
+#[derive(Clone)]
+pub struct Job {
+    /// Name of the op image: `info`, `convert`.
+    pub op: &'static str,
+    /// The bytes behind each of [`Request::disks`], in the same order.
+    pub disks: Vec<Arc<dyn Disk>>,
+    /// What the guest is asked.
+    pub request: Request,
+    /// What the run may use up on the host.
+    pub limits: limits::Limits,
+}
+
+/// What comes after a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Then {
+    /// Text and the end: nothing more will be opened, so the run may lock this very process down.
+    Finish,
+    /// Files may have to be opened, truncated or removed: this process must stay free.
+    GoOn,
+}
+
+/// Runs jobs: the room `machine`, or a scripted one in tests.
+pub trait Machine {
+    /// Runs a job to its end. Every frame before the last goes to `on_frame`, in order.
+    ///
+    /// # Errors
+    /// The guest did not come to an end of its own.
+    fn run(&mut self, job: &Job, then: Then, on_frame: &mut dyn FnMut(Frame)) -> Result<End, NoEnd>;
+}
+
+/// A run without an end.
+#[derive(Debug)]
+pub enum NoEnd {
+    /// Why, still to be worded.
+    Machine(MachineError),
+    /// This build carries no image of the op.
+    NoImage {
+        /// The op.
+        op: &'static str,
+    },
+    /// A child ran it and has said why.
+    Reported,
+    /// The user stopped it by this signal.
+    Stopped(i32),
+}
+
+/// What every request has: budget, randomness, wall clock.
+fn request(op: Op, budget: Budget, lanes: u8) -> Result<Request, rustix::io::Errno> {
+    let mut seed = [0; 32];
+    rustix::rand::getrandom(&mut seed, rustix::rand::GetRandomFlags::empty())?;
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    Ok(Request {
+        op,
+        disks: Vec::new(),
+        layers: Vec::new(),
+        answers: Vec::new(),
+        budget,
+        seed,
+        // A clock before 1970 is no clock.
+        now: now.map_or(0, |now| now.as_secs()),
+        lanes,
+    })
+}
+
+impl Job {
+    /// Adds a disk that is only read.
+    fn add_source(&mut self, opened: Opened, data: Option<Vec<instar_abi::request::HostExtent>>) -> DiskId {
+        let disk = instar_abi::request::Disk { len: opened.len, access: Access::ReadOnly, data };
+        self.add_disk(disk, Arc::new(crate::disk::file::SourceFile::new(opened.file, opened.len)))
+    }
+
+    fn add_disk(&mut self, disk: instar_abi::request::Disk, bytes: Arc<dyn Disk>) -> DiskId {
+        self.disks.push(bytes);
+        self.request.disks.push(disk);
+        DiskId(last_index(self.request.disks.len()))
+    }
+
+    fn add_layer(&mut self, layer: Layer) -> LayerId {
+        self.request.layers.push(layer);
+        LayerId(last_index(self.request.layers.len()))
+    }
+
+    fn add_answer(&mut self, answer: Answer) {
+        self.request.answers.push(answer);
+    }
+}
+
+fn last_index(count: usize) -> u32 {
+    u32::try_from(count - 1).expect("a job has at most a few hundred disks and layers")
+}
+
+/// The format of a name that an image records; `None`: nobody knows it, or it is no format for reading.
+fn recorded_format(name: &[u8]) -> Option<Format> {
+    Format::from_name(name).filter(|&format| format != Format::Iso)
+}
