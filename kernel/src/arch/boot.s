@@ -1,8 +1,8 @@
 /* PVH entry to ring 3, and the ring-0 stub.
  *
  * Ring 0 does four things and no more: the mode switch below, faults (write the epitaph, power
- * off), the one table load (`int $0x80`, honoured once) and, in provoking images, breaking its own
- * stack. It is integer code only: on some hosts ring 0 is interpreted.
+ * off), the one table load (asked for by a trap, honoured once) and, in provoking images, breaking
+ * its own stack. It is integer code only: on some hosts ring 0 is interpreted.
  *
  * Two pages, supervisor only once the kernel's page tables are loaded, at fixed addresses so that
  * every gate and the TSS descriptor are constants instead of code:
@@ -32,6 +32,9 @@ stubs:
 .set v, 0
 .rept 32
 .align 16
+  .if v == 6
+    jmp invalid_opcode
+  .endif
   .if (v == 8) || (v == 10) || (v == 11) || (v == 12) || (v == 13) || (v == 14) || (v == 17) || (v == 21) || (v == 29) || (v == 30)
   .else
     pushq $0
@@ -40,28 +43,31 @@ stubs:
     jmp fault
   .set v, v + 1
 .endr
-.org 0x200
-/* int $0x80, rax = address of the kernel's own page tables. Once: then the tables are out of reach. */
-load_tables:
-    cmpb $1, tables_loaded(%rip)
-    je 1f
+/* Vector 6, `ud2` with rdx = SERVICE_*: how ring 3 asks. A trap rather than a software interrupt,
+ * because not every KVM delivers those to a guest's own gates. Everything else is a fault. */
+.set SERVICE_LOAD_TABLES, 0x6c6f6164
+.set SERVICE_BREAK_STACK, 0x62726561
+invalid_opcode:
+    cmp $SERVICE_LOAD_TABLES, %rdx
+    jne 1f
+    /* rax = address of the kernel's own page tables. Once: then the tables are out of reach. */
+    cmpb $0, tables_loaded(%rip)
+    jne 2f
     movb $1, tables_loaded(%rip)
     mov %rax, %cr3
+    addq $2, (%rsp)
     iretq
-1:  pushq $0
-    pushq $0x80
-    jmp fault
-.org 0x240
-/* int $0x81, only in images that provoke deaths: the next fault finds no stack. */
-break_stack:
+1:
 .if PROVOKE
-    movq $0, TSS_AT + 4
+    cmp $SERVICE_BREAK_STACK, %rdx
+    jne 2f
+    movq $0, TSS_AT + 4             /* the next fault finds no stack */
+    addq $2, (%rsp)
     iretq
-.else
-    pushq $0
-    pushq $0x81
-    jmp fault
 .endif
+2:  pushq $0
+    pushq $6
+    jmp fault
 
 /* Stack: vector, error code, rip, cs, rflags, rsp, ss. Writes the epitaph and powers off. */
 fault:
@@ -160,7 +166,7 @@ gdt_pointer:
     .word gdt_end - gdt - 1
     .quad gdt
 idt_pointer:
-    .word 0x82 * 16 - 1
+    .word 32 * 16 - 1
     .quad IDT_AT
 idt_none:
     .word 0
@@ -171,7 +177,7 @@ idt_none:
     .word (\at) & 0xffff, 0x08, \ist | (\attributes << 8), (\at) >> 16
     .quad 0
 .endm
-/* IDT: 32 exception gates, none up to 0x7f, then the two software interrupts (DPL 3). */
+/* IDT: 32 exception gates. */
 .set v, 0
 .rept 32
   .if v == 8
@@ -181,9 +187,6 @@ idt_none:
   .endif
   .set v, v + 1
 .endr
-.fill (0x80 - 32) * 16, 1, 0
-    GATE RING0_TEXT + 0x200, 0xee, 0
-    GATE RING0_TEXT + 0x240, 0xee, 0
 .align 16
 gdt: .quad 0
      .quad 0x00af9b000000ffff       /* 08 code, ring 0, 64-bit */

@@ -38,6 +38,9 @@ struct BuildNote {
 #[unsafe(link_section = ".note.instar")]
 static BUILD_NOTE: BuildNote = BuildNote { name_len: 7, id_len: 32, kind: 1, name: *b"instar\0\0", id: BUILD_ID };
 
+/// `invalid_opcode` in boot.s: load the page tables at rax.
+const SERVICE_LOAD_TABLES: u64 = 0x6c6f_6164;
+
 unsafe extern "C" {
     static mut serial_wanted: u8;
     static mut power_off_value: u8;
@@ -65,7 +68,7 @@ pub unsafe fn tell_fault_handler(port: u16, value: u8, serial: bool) {
 ///    the rights they need, all code and data in use, the stack and the two ring-0 pages.
 /// 2. Nothing refers to memory that the new tables leave out.
 pub unsafe fn load_tables(root: u64) {
-    // SAFETY: gate 0x80 leads to `load_tables` in boot.s, which writes CR3 and returns with every
-    // register as it was; the duties above make the instruction after it reachable.
-    unsafe { asm!("int 0x80", in("rax") root) }
+    // SAFETY: the trap leads to `invalid_opcode` in boot.s, which writes CR3 and returns behind the
+    // instruction with every register as it was; the duties above make that place reachable.
+    unsafe { asm!("ud2", in("rax") root, in("rdx") SERVICE_LOAD_TABLES) }
 }

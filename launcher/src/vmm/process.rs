@@ -43,10 +43,21 @@ pub fn start_ticking() -> io::Result<()> {
     if unsafe { libc::sigaction(libc::SIGALRM, &raw const action, std::ptr::null_mut()) } != 0 {
         return Err(io::Error::last_os_error());
     }
-    let tick = libc::timeval { tv_sec: 0, tv_usec: TICK.as_micros() as i64 };
-    let timer = libc::itimerval { it_interval: tick, it_value: tick };
-    // SAFETY: `timer` is a valid itimerval; the call reads it only.
-    if unsafe { libc::setitimer(libc::ITIMER_REAL, &raw const timer, std::ptr::null_mut()) } != 0 {
+    // SAFETY: an all-zero sigevent is valid; the fields that matter are set below.
+    let mut event: libc::sigevent = unsafe { std::mem::zeroed() };
+    event.sigev_notify = libc::SIGEV_THREAD_ID;
+    event.sigev_signo = libc::SIGALRM;
+    // SAFETY: no arguments, cannot fail.
+    event.sigev_notify_thread_id = unsafe { libc::gettid() };
+    let mut timer = std::ptr::null_mut();
+    // SAFETY: `event` is complete, `timer` has room for the timer's id.
+    if unsafe { libc::timer_create(libc::CLOCK_MONOTONIC, &raw mut event, &raw mut timer) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let tick = libc::timespec { tv_sec: 0, tv_nsec: TICK.as_nanos() as i64 };
+    let period = libc::itimerspec { it_interval: tick, it_value: tick };
+    // SAFETY: the timer was just made; `period` is complete and only read.
+    if unsafe { libc::timer_settime(timer, 0, &raw const period, std::ptr::null_mut()) } != 0 {
         return Err(io::Error::last_os_error());
     }
     Ok(())

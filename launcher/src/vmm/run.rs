@@ -17,7 +17,7 @@ use kvm_ioctls::{Kvm, VmFd};
 use std::fmt::Write as _;
 use std::io;
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Barrier, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
@@ -232,17 +232,21 @@ impl Prepared {
         Ok(Self { vm, vcpus, waits, shared: Arc::new(shared) })
     }
 
-    /// Starts the threads of the other lanes, which wait for the guest. Before the lock-down is complete.
+    /// Starts the threads of the other lanes and waits until each waits for the guest. Before the
+    /// lock-down is complete: starting a thread needs calls that running one does not.
     ///
     /// # Errors
     /// The host's.
     pub fn start_threads(&mut self) -> io::Result<()> {
+        let ready = Arc::new(Barrier::new(self.vcpus.len()));
         for (vcpu, wait) in self.vcpus.drain(1..).zip(self.waits.drain(..)) {
-            let shared = Arc::clone(&self.shared);
-            std::thread::Builder::new()
-                .name(format!("lane {}", vcpu.lane))
-                .spawn(move || vcpu.run_other(&shared, &wait))?;
+            let (shared, ready) = (Arc::clone(&self.shared), Arc::clone(&ready));
+            std::thread::Builder::new().name(format!("lane {}", vcpu.lane)).spawn(move || {
+                ready.wait();
+                vcpu.run_other(&shared, &wait);
+            })?;
         }
+        ready.wait();
         Ok(())
     }
 

@@ -1,0 +1,112 @@
+//! The built-in machine with guests that die, lie and misbehave on purpose, in real VMs.
+//!
+//! Each case runs in a process of its own, because a run locks its process down for good: the test
+//! starts this very binary again with the case's name, and the child prints what it saw.
+
+use instar::disk::Disk;
+use instar::disk::file::SourceFile;
+use instar::machine::{self, Job, Limits, Transport};
+use instar_abi::reply::Frame;
+use instar_abi::request::{Access, Budget, Disk as RequestDisk, DiskId, Layer, LayerId, Op, RawGate, Request};
+use std::io::Write as _;
+use std::process::Command;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+const CASE: &str = "INSTAR_TEST_CASE";
+const IMAGES: &str = "INSTAR_TEST_IMAGES";
+
+/// What a child is to do: how the guest dies, and on what machine.
+#[derive(Clone, Copy)]
+struct Case {
+    death: u64,
+    transport: Transport,
+    lanes: u8,
+    time: Duration,
+}
+
+const CASE_DEFAULT: Case = Case { death: 0, transport: Transport::Table, lanes: 1, time: Duration::from_secs(10) };
+
+/// Runs `case` in a child and returns what it printed; `None`: skipped.
+fn in_child(test: &str, case: Case) -> Option<String> {
+    let Some(images) = std::env::var_os(IMAGES) else {
+        println!("skipped: needs test images; `cargo xtask test` builds them");
+        return None;
+    };
+    if std::env::var_os(CASE).is_some() {
+        let image = std::fs::read(std::path::Path::new(&images).join("provoke")).expect("provoke is built");
+        child(&image, case);
+    }
+    let started = Instant::now();
+    let exe = std::env::current_exe().expect("a test binary knows itself");
+    let output = Command::new(exe).args([test, "--exact", "--nocapture"]).env(CASE, "1").output().expect("it runs");
+    assert!(started.elapsed() < Duration::from_secs(60), "a guest's death must be seen at once");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let status = output.status;
+    Some(text.lines().find_map(|line| line.strip_prefix("saw: ")).map_or_else(
+        || format!("{status}: {text} {}", String::from_utf8_lossy(&output.stderr)),
+        str::to_owned,
+    ))
+}
+
+fn child(image: &[u8], case: Case) -> ! {
+    let mut file = tempfile::tempfile().expect("a file");
+    file.write_all(&[3; 512]).expect("written");
+    let disk: Arc<dyn Disk> = Arc::new(SourceFile::new(file, 512));
+    let request = Request {
+        op: Op::Info { image: LayerId(0) },
+        disks: vec![RequestDisk { len: 512, access: Access::ReadOnly, data: None }],
+        layers: vec![Layer { disk: DiskId(0), format: None, raw_gate: RawGate::Open, window: None }],
+        answers: vec![],
+        budget: Budget { heap_bytes: 1 << 20, read_bytes: 1 << 20, steps: 1000, depth: 1 },
+        seed: [0; 32],
+        now: case.death,
+        lanes: case.lanes,
+    };
+    let limits = Limits {
+        memory_len: 16 << 20,
+        reply_len: 1 << 20,
+        time: case.time,
+        largest_file: None,
+        large_pages: false,
+    };
+    let frames = Arc::new(Mutex::new(Vec::<Frame>::new()));
+    let seen = Arc::clone(&frames);
+    let job = Job { image, request: &request, disks: vec![disk], limits, transport: case.transport };
+    let result = machine::run(&job, move |frame| seen.lock().expect("not poisoned").push(frame));
+    println!("\nsaw: {result:?} {:?}", frames.lock().expect("not poisoned"));
+    std::process::exit(0)
+}
+
+macro_rules! deaths {
+    ($($name:ident: $case:expr => $($part:literal),+;)*) => {$(
+        #[test]
+        fn $name() {
+            if let Some(saw) = in_child(stringify!($name), $case) {
+                for part in [$($part),+] {
+                    assert!(saw.contains(part), "{part:?} is not in {saw}");
+                }
+            }
+        }
+    )*};
+}
+
+deaths! {
+    a_guest_that_ends_well_is_done: CASE_DEFAULT => "Ok(Done";
+    a_guest_on_virtio_mmio_is_done: Case { transport: Transport::Mmio, ..CASE_DEFAULT } => "Ok(Done";
+    a_panicking_guest_is_reported_with_its_place: Case { death: 1, ..CASE_DEFAULT } => "Died", "Panic";
+    a_page_fault_is_reported_with_its_address:
+        Case { death: 2, ..CASE_DEFAULT } => "death: Fault", "vector_or_line: 14", "cr2: 8";
+    a_double_fault_is_reported: Case { death: 3, ..CASE_DEFAULT } => "death: FaultInRing0", "vector_or_line: 8";
+    an_exhausted_heap_is_reported: Case { death: 4, ..CASE_DEFAULT } => "HeapExhausted";
+    a_hanging_guest_is_stopped_with_its_place:
+        Case { death: 5, time: Duration::from_millis(500), ..CASE_DEFAULT } => "TimeOut { rip: 2";
+    text_is_not_writable: Case { death: 6, ..CASE_DEFAULT } => "death: Fault", "vector_or_line: 14", "error_code: 7";
+    data_is_not_executable: Case { death: 7, ..CASE_DEFAULT } => "death: Fault", "vector_or_line: 14";
+    page_tables_are_loaded_once: Case { death: 8, ..CASE_DEFAULT } => "death: Fault", "vector_or_line: 6";
+    a_stack_that_overflows_hits_its_guard: Case { death: 9, ..CASE_DEFAULT } => "death: Fault", "vector_or_line: 14";
+    a_read_only_disk_is_never_written: Case { death: 10, ..CASE_DEFAULT } => "Ok(Failed(WrongOp))";
+    garbage_instead_of_frames_is_refused: Case { death: 11, ..CASE_DEFAULT } => "Reply(Frame(Len";
+    two_lanes_run_side_by_side: Case { death: 12, lanes: 2, ..CASE_DEFAULT } => "Ok(Done", "done: 9";
+    four_lanes_run_side_by_side: Case { death: 12, lanes: 4, ..CASE_DEFAULT } => "Ok(Done", "done: 30";
+}
