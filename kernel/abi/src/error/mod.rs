@@ -3,6 +3,12 @@
 //! One enum a room of the guest; each variant says what was found and, where that is not obvious,
 //! what is allowed.
 
+mod luks;
+mod qcow2;
+
+pub use luks::LuksError;
+pub use qcow2::{CodecError, FeatureName, Qcow2Error, Table};
+
 use crate::format::Format;
 use crate::request::{DiskId, LayerId, NeedKind};
 use alloc::vec::Vec;
@@ -45,6 +51,11 @@ pub enum Error {
         /// Why.
         error: Qcow2Error,
     },
+    /// A layer's content is encrypted, and this operation has no key for it.
+    Encrypted {
+        /// The layer.
+        layer: LayerId,
+    },
     /// Layers don't fit together.
     Chain(ChainError),
     /// The target can't be made.
@@ -74,8 +85,13 @@ pub enum ReadError {
         /// First byte asked for.
         offset: u64,
     },
-    /// The budget of bytes read is used up.
-    Budget,
+    /// The device broke its contract or refused the request.
+    Device {
+        /// The disk.
+        disk: DiskId,
+        /// First byte asked for.
+        offset: u64,
+    },
 }
 
 /// A disk that could not be written.
@@ -83,6 +99,13 @@ pub enum ReadError {
 pub enum WriteError {
     /// The host reported an I/O error; the launcher knows which.
     Io {
+        /// The disk.
+        disk: DiskId,
+        /// First byte of the request.
+        offset: u64,
+    },
+    /// The device broke its contract or refused the request.
+    Device {
         /// The disk.
         disk: DiskId,
         /// First byte of the request.
@@ -126,7 +149,7 @@ pub enum DetectError {
     },
 }
 
-/// Why a raw image can't be opened.
+/// Why a raw image can't be opened. A window is the `offset` and `size` of the raw driver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum RawError {
     /// The window runs past the disk.
@@ -137,16 +160,6 @@ pub enum RawError {
         len: Option<u64>,
         /// Bytes of the disk.
         disk_len: u64,
-    },
-}
-
-/// Why a qcow2 image can't be opened or read. Offsets and lengths are in bytes.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Qcow2Error {
-    /// The version is neither 2 nor 3.
-    Version {
-        /// What the header says.
-        found: u32,
     },
 }
 
