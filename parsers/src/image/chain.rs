@@ -1,0 +1,179 @@
+//! Layers on top of each other: holes are filled from below.
+
+use super::{Extent, Image, Kind, Opened, open};
+use crate::qcow2::{Crypt, Qcow2};
+use crate::store::ReadAt;
+use alloc::vec::Vec;
+use core::ops::Range;
+use instar_abi::error::{ChainError, Error};
+use instar_abi::reply::Need;
+use instar_abi::request::{DiskId, Given, HostExtent, LayerId, NeedKind, Request};
+
+/// A disk as all its layers give it, top first.
+pub struct Chain {
+    layers: Vec<Layer>,
+}
+
+struct Layer {
+    image: Opened,
+    /// The extent last mapped: a long one above is asked for again with every short one below.
+    last: Option<Extent>,
+}
+
+/// A chain, or what is missing to build it.
+pub enum Resolved {
+    /// Everything is there.
+    Complete(Chain),
+    /// Names that the job has no answer for yet.
+    Incomplete(Vec<Need>),
+}
+
+impl Chain {
+    /// Opens `top` and everything below it, as far as the job's answers go.
+    ///
+    /// # Errors
+    /// [`Error::Encrypted`]; [`ChainError::NameChanged`]; a chain deeper than the budget; the layers' own.
+    pub fn open(io: &mut dyn ReadAt, request: &Request, top: LayerId) -> Result<Resolved, Error> {
+        let mut layers = Vec::new();
+        let mut needs = Vec::new();
+        let mut next = Some(top);
+        while let Some(id) = next.take() {
+            io.budget().take_layer()?;
+            // The request is checked: every id is in range.
+            let Some(layer) = usize::try_from(id.0).ok().and_then(|index| request.layers.get(index)) else { break };
+            let mut image = open(io, id, layer)?;
+            if let Opened::Qcow2(image) = &mut image {
+                if image.header().crypt() != Crypt::None {
+                    return Err(Error::Encrypted { layer: id });
+                }
+                attach_data_file(request, image, &mut needs)?;
+                next = backing(request, image, &mut needs)?;
+            }
+            layers.push(Layer { image, last: None });
+        }
+        Ok(if needs.is_empty() { Resolved::Complete(Self { layers }) } else { Resolved::Incomplete(needs) })
+    }
+
+    /// Virtual size of the top layer in bytes.
+    #[must_use]
+    pub fn virtual_size(&self) -> u64 {
+        self.layers.first().map_or(0, |layer| layer.image.virtual_size())
+    }
+
+    /// What `range` is, from its start on, and how deep the layer is that says so. No hole is left but one that
+    /// no layer fills; what the host knows to be a hole is zero. The range is not empty and lies within
+    /// the virtual size.
+    ///
+    /// # Errors
+    /// The layers'.
+    pub fn map(&mut self, io: &mut dyn ReadAt, range: Range<u64>) -> Result<(Extent, u32), Error> {
+        let start = range.start;
+        let mut range = range;
+        let mut depth = 0;
+        for layer in &mut self.layers {
+            let end = range.end.min(layer.image.virtual_size());
+            if start >= end {
+                // A shorter layer reads as zeros past its end.
+                let len = range.end.saturating_sub(start);
+                return Ok((Extent { start, len, kind: Kind::Zero }, depth));
+            }
+            let extent = layer.map(io, start..end)?;
+            if extent.kind != Kind::Hole {
+                return Ok((clip_to_host(io, extent), depth));
+            }
+            range.end = extent.end();
+            depth = depth.saturating_add(1);
+        }
+        let len = range.end.saturating_sub(start);
+        Ok((Extent { start, len, kind: Kind::Hole }, depth.saturating_sub(1)))
+    }
+}
+
+impl Layer {
+    fn map(&mut self, io: &mut dyn ReadAt, range: Range<u64>) -> Result<Extent, Error> {
+        // Only holes are kept: they are what the layers below cut to pieces.
+        if let Some(hole) = self.last.filter(|last| last.start <= range.start && range.start < last.end()) {
+            let len = hole.end().min(range.end).saturating_sub(range.start);
+            return Ok(Extent { start: range.start, len, kind: hole.kind });
+        }
+        let extent = self.image.map(io, range)?;
+        self.last = Some(extent).filter(|extent| extent.kind == Kind::Hole);
+        Ok(extent)
+    }
+}
+
+/// The front of a data extent, as the host sees it: data, or a hole of the host's file.
+fn clip_to_host(io: &dyn ReadAt, extent: Extent) -> Extent {
+    let Kind::Data { disk, offset } = extent.kind else { return extent };
+    let disk_len = io.len(disk);
+    let (is_data, end) = match io.host_data(disk) {
+        None => (offset < disk_len, if offset < disk_len { disk_len } else { u64::MAX }),
+        Some(data) => host_run(data, offset),
+    };
+    // A disk's last sector is padded with zeros; the padding belongs to the data before it.
+    let end = if is_data && end >= disk_len { disk_len.next_multiple_of(512) } else { end };
+    let len = extent.len.min(end.saturating_sub(offset).max(1));
+    Extent { len, kind: if is_data { extent.kind } else { Kind::Zero }, ..extent }
+}
+
+/// Whether the host has data at `offset`, and where that ends.
+fn host_run(data: &[HostExtent], offset: u64) -> (bool, u64) {
+    let after = data.partition_point(|extent| extent.start <= offset);
+    let at = after.checked_sub(1).and_then(|index| data.get(index));
+    match at.map(|extent| extent.start.saturating_add(extent.len)) {
+        Some(end) if offset < end => (true, end),
+        _ => (false, data.get(after).map_or(u64::MAX, |next| next.start)),
+    }
+}
+
+/// What the job gave for a name that `layer` holds; the name must be the one that was asked for.
+fn answer(request: &Request, layer: LayerId, kind: NeedKind, name: &[u8]) -> Result<Option<Given>, Error> {
+    let Some(answer) = request.answers.iter().find(|answer| answer.layer == layer && answer.kind == kind) else {
+        return Ok(None);
+    };
+    if answer.name != name {
+        return Err(Error::Chain(ChainError::NameChanged { layer, kind, found: name.to_vec() }));
+    }
+    Ok(Some(answer.given))
+}
+
+fn attach_data_file(request: &Request, image: &mut Qcow2, needs: &mut Vec<Need>) -> Result<(), Error> {
+    let layer = image.layer();
+    let kind = NeedKind::DataFile;
+    let Some(name) = image.data_file()? else { return Ok(()) };
+    match answer(request, layer, kind, name)? {
+        Some(given) => {
+            let disk = disk_of(request, given);
+            image.set_data_disk(disk);
+        }
+        None => needs.push(Need { layer, kind, name: name.to_vec(), format: None }),
+    }
+    Ok(())
+}
+
+fn backing(request: &Request, image: &Qcow2, needs: &mut Vec<Need>) -> Result<Option<LayerId>, Error> {
+    let layer = image.layer();
+    let kind = NeedKind::Backing;
+    let Some(name) = image.backing() else { return Ok(None) };
+    match answer(request, layer, kind, name)? {
+        Some(Given::Layer(id)) => Ok(Some(id)),
+        // A backing file is an image; bytes alone are no answer.
+        Some(Given::Disk(_)) => Err(Error::Chain(ChainError::NameChanged { layer, kind, found: name.to_vec() })),
+        None => {
+            let format = image.extensions().backing_format.clone().filter(|format| !format.is_empty());
+            needs.push(Need { layer, kind, name: name.to_vec(), format });
+            Ok(None)
+        }
+    }
+}
+
+/// The disk that an answer's bytes are on.
+fn disk_of(request: &Request, given: Given) -> DiskId {
+    match given {
+        Given::Disk(disk) => disk,
+        Given::Layer(layer) => usize::try_from(layer.0)
+            .ok()
+            .and_then(|index| request.layers.get(index))
+            .map_or(DiskId(u32::MAX), |layer| layer.disk),
+    }
+}

@@ -1,0 +1,78 @@
+//! A run of a disk, and where its bytes are.
+
+use instar_abi::request::DiskId;
+
+/// How a cluster is compressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Codec {
+    /// A raw deflate stream.
+    Deflate,
+    /// A Zstandard frame.
+    Zstd,
+}
+
+/// What a run of a disk is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Bytes as they are, from `offset` of a disk of the job. What lies past that disk's end is zero.
+    Data {
+        /// The disk.
+        disk: DiskId,
+        /// First byte.
+        offset: u64,
+    },
+    /// Reads as zeros.
+    Zero,
+    /// Nothing at this layer: the layer below decides; without one it reads as zeros.
+    Hole,
+    /// A part of a compressed cluster.
+    Encoded {
+        /// The disk.
+        disk: DiskId,
+        /// First byte of the stream.
+        offset: u64,
+        /// Bytes that hold the stream; it may end before.
+        len: u32,
+        /// How it is compressed.
+        codec: Codec,
+        /// Bytes of the whole cluster, decoded.
+        cluster_size: u32,
+        /// Where in the decoded cluster the extent starts.
+        skip: u32,
+    },
+}
+
+/// A run of a disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extent {
+    /// First byte in the disk.
+    pub start: u64,
+    /// Bytes, at least 1.
+    pub len: u64,
+    /// What it is.
+    pub kind: Kind,
+}
+
+impl Extent {
+    /// The first byte after it.
+    #[must_use]
+    pub const fn end(&self) -> u64 {
+        self.start.saturating_add(self.len)
+    }
+
+    /// Takes `next` in when it continues this extent; whether it did.
+    pub fn merge(&mut self, next: &Self) -> bool {
+        let continues = match (self.kind, next.kind) {
+            (Kind::Data { disk, offset }, Kind::Data { disk: next_disk, offset: next_offset }) => {
+                disk == next_disk && offset.checked_add(self.len) == Some(next_offset)
+            }
+            (Kind::Zero, Kind::Zero) | (Kind::Hole, Kind::Hole) => true,
+            _ => false,
+        };
+        let joined = continues && self.end() == next.start;
+        if joined {
+            self.len = self.len.saturating_add(next.len);
+        }
+        joined
+    }
+}

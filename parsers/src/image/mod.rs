@@ -1,0 +1,26 @@
+//! Images as extents: the one description that every operation walks over.
+
+mod chain;
+mod extent;
+mod open;
+
+pub use chain::{Chain, Resolved};
+pub use extent::{Codec, Extent, Kind};
+pub use open::{Opened, open};
+
+use crate::store::ReadAt;
+use core::ops::Range;
+use instar_abi::error::Error;
+
+/// One layer of a disk.
+pub trait Image {
+    /// Virtual size in bytes.
+    fn virtual_size(&self) -> u64;
+
+    /// What `range` of the disk is, from its start on: an extent that is not empty, starts where the range
+    /// starts and does not leave it. The range is not empty and lies within the virtual size.
+    ///
+    /// # Errors
+    /// Those of the reads; the image's tables are broken there.
+    fn map(&self, io: &mut dyn ReadAt, range: Range<u64>) -> Result<Extent, Error>;
+}

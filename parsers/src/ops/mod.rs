@@ -1,0 +1,10 @@
+//! The operations: `fn op<E: Env>(request: &Request, env: &mut E) -> Result<End, Error>`.
+//!
+//! An operation sends the frames of its result itself and returns how it ended; the caller sends that as
+//! the last frame.
+
+mod info;
+mod reply;
+
+pub use info::info;
+pub use reply::Reply;
