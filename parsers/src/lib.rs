@@ -21,6 +21,7 @@
 extern crate alloc;
 
 pub mod align;
+pub mod codec;
 pub mod detect;
 pub mod image;
 pub mod luks;
