@@ -41,9 +41,10 @@ impl CommandLine {
             match key {
                 "nonce" => line.nonce = nonce(value).unwrap_or_default(),
                 "lanes" => line.lanes = value.parse().unwrap_or(1),
-                "poff" => line.power_off = pair(value).and_then(|(port, byte)| {
-                    Some((u16::try_from(port).ok()?, u8::try_from(byte).ok()?))
-                }),
+                "poff" => {
+                    line.power_off =
+                        pair(value).and_then(|(port, byte)| Some((u16::try_from(port).ok()?, u8::try_from(byte).ok()?)))
+                }
                 "serial" => line.serial = value == "1",
                 "table" => line.table = value.parse().unwrap_or(0),
                 "control" => line.control = pair(value),
@@ -96,7 +97,8 @@ mod tests {
 
     #[test]
     fn device_words_of_qemu_and_firecracker() {
-        let line = CommandLine::parse("pci=off virtio_mmio.device=512@0xfeb00e00:12 virtio_mmio.device=4K@0xc0001000:5");
+        let line =
+            CommandLine::parse("pci=off virtio_mmio.device=512@0xfeb00e00:12 virtio_mmio.device=4K@0xc0001000:5");
         assert_eq!(line.mmio, [(0xfeb0_0e00, 512), (0xc000_1000, 4096)]);
     }
 

@@ -15,18 +15,21 @@ pub struct Machine {
 }
 
 /// Collects the devices that the bus finds.
-pub(crate) struct Devices {
+pub struct Devices {
     lanes: usize,
     found: Vec<Device>,
 }
 
 impl Devices {
-    pub(crate) fn for_lanes(lanes: usize) -> Self {
+    /// An empty collection for a machine of `lanes` lanes.
+    #[must_use]
+    pub fn for_lanes(lanes: usize) -> Self {
         Self { lanes, found: Vec::new() }
     }
 
     /// The control device's queue, and the disks' queues by lane.
-    pub(crate) fn into_queues(self) -> Option<(Queue, Vec<Lane>)> {
+    #[must_use]
+    pub fn into_queues(self) -> Option<(Queue, Vec<Lane>)> {
         let mut devices = self.found.into_iter();
         let control = devices.next()?.queues.into_iter().next()?;
         let mut disks: Vec<_> = devices.map(|device| device.queues.into_iter()).collect();
@@ -46,7 +49,9 @@ impl Adopt for Devices {
 }
 
 impl Machine {
-    pub(crate) fn new(lanes: Vec<Lane>, mailbox: Mailbox) -> Self {
+    /// A machine over its queues.
+    #[must_use]
+    pub fn new(lanes: Vec<Lane>, mailbox: Mailbox) -> Self {
         Self { lanes, mailbox }
     }
 }

@@ -47,9 +47,8 @@ unsafe extern "C" fn memcmp(left: *const u8, right: *const u8, len: usize) -> i3
     let mut at = 0;
     while at + 8 <= len {
         // SAFETY: at + 8 ≤ len, both ranges are valid for len bytes by the caller's promise.
-        let (a, b) = unsafe {
-            (left.add(at).cast::<u64>().read_unaligned(), right.add(at).cast::<u64>().read_unaligned())
-        };
+        let (a, b) =
+            unsafe { (left.add(at).cast::<u64>().read_unaligned(), right.add(at).cast::<u64>().read_unaligned()) };
         if a != b {
             return if a.swap_bytes() < b.swap_bytes() { -1 } else { 1 };
         }

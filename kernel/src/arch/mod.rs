@@ -5,10 +5,12 @@
 
 #[cfg(feature = "guest")]
 pub(crate) mod entry;
-pub(crate) mod epitaph;
+pub mod epitaph;
 #[cfg(feature = "guest")]
 mod memory_functions;
 pub(crate) mod port;
+#[cfg(feature = "guest")]
+pub(crate) mod prepare;
 #[cfg(feature = "provoke")]
 pub mod provoke;
-pub(crate) mod start_info;
+pub mod start_info;

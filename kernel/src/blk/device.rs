@@ -34,11 +34,7 @@ impl Device {
     ///
     /// # Errors
     /// No block device, no modern interface, or too short a queue.
-    pub fn new<T: Transport>(
-        mut transport: T,
-        lanes: usize,
-        notify: impl Fn(u32) -> Notify,
-    ) -> Result<Self, BusError> {
+    pub fn new<T: Transport>(mut transport: T, lanes: usize, notify: impl Fn(u32) -> Notify) -> Result<Self, BusError> {
         if transport.device_type() != DeviceType::Block {
             return Err(BusError::Kind);
         }
@@ -68,8 +64,7 @@ impl Device {
         let count = lanes.min(usize::from(offered_queues)).max(1) as u16;
         let mut queues = Vec::with_capacity(usize::from(count));
         for index in 0..count {
-            let mut ring =
-                VirtQueue::new(&mut transport, index, indirect, false).map_err(|_| BusError::Setup)?;
+            let mut ring = VirtQueue::new(&mut transport, index, indirect, false).map_err(|_| BusError::Setup)?;
             ring.set_dev_notify(false);
             queues.push(Queue::new(ring, notify(u32::from(index)), sectors, indirect));
         }

@@ -119,8 +119,7 @@ impl Queue {
             self.pending.push(None);
             self.pending.len() - 1
         });
-        let pending =
-            self.pending[index].insert(Pending { id, request, parts_left: parts, result: Ok(()) });
+        let pending = self.pending[index].insert(Pending { id, request, parts_left: parts, result: Ok(()) });
         let mut offset = pending.request.offset;
         for part in 0..parts {
             let first = part * self.chain_segments;
@@ -131,9 +130,8 @@ impl Queue {
             // SAFETY: header and status live in a box that stays in `parts`, the segments in a request that
             // stays in `pending`, both unmoved and untouched until `pop_used` succeeds for this
             // head (`poll`), or for ever when the queue breaks (`break_down`).
-            let added = part.with_chain(&mut pending.request, |inputs, outputs| unsafe {
-                self.ring.add(inputs, outputs)
-            });
+            let added =
+                part.with_chain(&mut pending.request, |inputs, outputs| unsafe { self.ring.add(inputs, outputs) });
             match added {
                 Ok(head) => self.parts[usize::from(head)] = Some(part),
                 // Room was made sure of; a ring that refuses all the same is a device's doing or our bug.
@@ -164,9 +162,8 @@ impl Queue {
             return self.break_down();
         };
         // SAFETY: the same buffers, in the same order, as `submit` gave for this head.
-        let popped = part.with_chain(&mut pending.request, |inputs, outputs| unsafe {
-            self.ring.pop_used(head, inputs, outputs)
-        });
+        let popped = part
+            .with_chain(&mut pending.request, |inputs, outputs| unsafe { self.ring.pop_used(head, inputs, outputs) });
         let expected = 1 + match pending.request.action {
             Action::Read => pending.request.segments[part.segments.clone()].iter().map(Vec::len).sum(),
             Action::Write | Action::Flush => 0,
@@ -203,11 +200,7 @@ impl Queue {
     }
 
     fn free_descriptors(&self) -> usize {
-        if self.indirect {
-            self.parts.iter().filter(|part| part.is_none()).count()
-        } else {
-            self.ring.available_desc()
-        }
+        if self.indirect { self.parts.iter().filter(|part| part.is_none()).count() } else { self.ring.available_desc() }
     }
 
     fn well_formed(&self, request: &BlockRequest) -> bool {

@@ -40,9 +40,8 @@ pub fn exhausted() -> bool {
 /// the entry that holds it.
 #[must_use]
 pub fn region(usable: &[(u64, u64)]) -> Option<(u64, u64)> {
-    let &(start, len) = usable
-        .iter()
-        .find(|&&(start, len)| start <= layout::IMAGE && start.saturating_add(len) > layout::HEAP)?;
+    let &(start, len) =
+        usable.iter().find(|&&(start, len)| start <= layout::IMAGE && start.saturating_add(len) > layout::HEAP)?;
     let end = start.saturating_add(len).min(4 << 30) & !(layout::LARGE_PAGE_LEN - 1);
     (end > layout::HEAP).then_some((layout::HEAP, end - layout::HEAP))
 }

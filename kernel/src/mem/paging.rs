@@ -151,11 +151,7 @@ mod guest {
     /// # Safety
     /// Called once, with the boot tables in force, when nothing is in use outside image, stacks,
     /// `low` and `large`.
-    pub unsafe fn load(
-        low: &[(u64, u64, Rights)],
-        large: &[(u64, u64, Rights)],
-        lanes: usize,
-    ) -> Result<(), BadRange> {
+    pub unsafe fn load(low: &[(u64, u64, Rights)], large: &[(u64, u64, Rights)], lanes: usize) -> Result<(), BadRange> {
         let address = |symbol: *const u8| symbol.expose_provenance() as u64;
         let [text, rodata, data, end] =
             [&raw const image_text, &raw const image_rodata, &raw const image_data, &raw const image_end].map(address);

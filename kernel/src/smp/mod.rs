@@ -5,7 +5,11 @@
 
 use crate::arch::port;
 use crate::blk::Lane;
-use core::sync::atomic::{AtomicBool, Ordering::{Acquire, Release}};
+use alloc::boxed::Box;
+use core::sync::atomic::{
+    AtomicBool,
+    Ordering::{Acquire, Release},
+};
 use instar_abi::layout;
 use instar_abi::table::{LANE_END_PORT, LANE_PORT};
 use instar_io::LaneWork;
@@ -24,12 +28,12 @@ pub(crate) fn run(lanes: &mut [Lane], work: LaneWork<'_, Lane>) {
     let Some((first, others)) = lanes.split_first_mut() else { return };
     let count = others.len();
     for (index, (lane, done)) in (1..).zip(others.iter_mut().zip(&done)) {
-        let start = alloc::boxed::Box::new(Start { index, lane, work, done });
+        let start = Box::new(Start { index, lane, work, done });
         let stack_top = layout::stack_top(index);
         // The word at the top of the stack is the core's argument; it starts 8 bytes below, as if called.
         let slot = core::ptr::with_exposed_provenance_mut::<u64>((stack_top - 16) as usize);
         // SAFETY: the stack of a core that does not run yet: mapped, aligned, and nobody else's.
-        unsafe { slot.write_volatile(alloc::boxed::Box::into_raw(start).expose_provenance() as u64) }
+        unsafe { slot.write_volatile(Box::into_raw(start).expose_provenance() as u64) }
         port::write_u32_with(LANE_PORT, index as u32, core_main as *const () as usize as u64, stack_top - 24);
     }
     work(0, first);
@@ -48,7 +52,7 @@ extern "C" fn core_main() -> ! {
     // SAFETY: `run` wrote the address of a box there before it had this core started, and gave the
     // box away; `run` returns only after `done`, so everything the box borrows is still alive.
     let start = unsafe {
-        alloc::boxed::Box::from_raw(core::ptr::with_exposed_provenance_mut::<Start<'static>>(slot.read_volatile() as usize))
+        Box::from_raw(core::ptr::with_exposed_provenance_mut::<Start<'static>>(slot.read_volatile() as usize))
     };
     let Start { index, lane, work, done } = *start;
     work(index, lane);

@@ -1,0 +1,191 @@
+//! instar beside qemu-img, in interleaved pairs: machines are noisy, so only ratios within one run count.
+
+use anyhow::{Context as _, Result, bail};
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::time::TimeValLike as _;
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+#[derive(clap::Args)]
+pub struct Options {
+    /// Counted pairs of each case
+    #[arg(long, default_value_t = 11)]
+    pairs: usize,
+    /// Directory for the images
+    #[arg(long, default_value = "/dev/shm")]
+    directory: PathBuf,
+    /// Only cases whose names contain one of these
+    filter: Vec<String>,
+}
+
+/// One case: what both programs are given.
+struct Case {
+    name: &'static str,
+    arguments: &'static [&'static str],
+    /// Removed before each run.
+    output: Option<&'static str>,
+    /// Ratio of wall times that must not be exceeded.
+    gate: f64,
+}
+
+const CASES: &[Case] = &[
+    Case { name: "info raw", arguments: &["info", "-f", "raw", "data.raw"], output: None, gate: 1.5 },
+    Case { name: "info qcow2", arguments: &["info", "data.qcow2"], output: None, gate: 1.5 },
+    Case {
+        name: "info qcow2 json",
+        arguments: &["info", "--output=json", "-f", "qcow2", "data.qcow2"],
+        output: None,
+        gate: 1.5,
+    },
+    Case {
+        name: "convert raw to qcow2, 1 GiB",
+        arguments: &["convert", "-f", "raw", "-O", "qcow2", "data.raw", "out.qcow2"],
+        output: Some("out.qcow2"),
+        gate: 1.6,
+    },
+    Case {
+        name: "convert qcow2 to raw, 1 GiB",
+        arguments: &["convert", "-f", "qcow2", "-O", "raw", "data.qcow2", "out.raw"],
+        output: Some("out.raw"),
+        gate: 1.6,
+    },
+];
+
+/// What one run cost.
+#[derive(Clone, Copy)]
+struct Cost {
+    wall: Duration,
+    cpu: Duration,
+}
+
+pub fn bench(options: &Options) -> Result<()> {
+    let instar = crate::build::build()?;
+    let directory = options.directory.join(format!("instar-bench-{}", std::process::id()));
+    fs::create_dir_all(&directory)?;
+    let result = run(options, &instar, &directory);
+    fs::remove_dir_all(&directory)?;
+    result
+}
+
+fn run(options: &Options, instar: &Path, directory: &Path) -> Result<()> {
+    make_images(directory)?;
+    println!("| case | wall ratio (min, median) | CPU ratio | instar ms | qemu-img ms | peak MiB | gate |");
+    println!("|---|---|---|---|---|---|---|");
+    let mut missed = Vec::new();
+    let wanted =
+        |case: &&Case| options.filter.is_empty() || options.filter.iter().any(|word| case.name.contains(word.as_str()));
+    for case in CASES.iter().filter(wanted) {
+        let mut pairs = Vec::new();
+        for round in 0..=options.pairs {
+            let ours = time(instar, case, directory)?;
+            let theirs = time(Path::new("qemu-img"), case, directory)?;
+            // The first pair warms caches up.
+            if round > 0 {
+                pairs.push((ours, theirs));
+            }
+        }
+        let ratio = |cost: fn(&Cost) -> Duration| -> Vec<f64> {
+            sorted(pairs.iter().map(|(ours, theirs)| cost(ours).as_secs_f64() / cost(theirs).as_secs_f64().max(1e-6)))
+        };
+        let (wall, cpu) = (ratio(|cost| cost.wall), ratio(|cost| cost.cpu));
+        let ms = |costs: Vec<f64>| median(&costs) * 1e3;
+        println!(
+            "| {} | {:.2}, {:.2} | {:.2} | {:.1} | {:.1} | {:.1} | {:.1} |",
+            case.name,
+            wall[0],
+            median(&wall),
+            median(&cpu),
+            ms(sorted(pairs.iter().map(|(ours, _)| ours.wall.as_secs_f64()))),
+            ms(sorted(pairs.iter().map(|(_, theirs)| theirs.wall.as_secs_f64()))),
+            peak_mib(instar, case, directory)?,
+            case.gate
+        );
+        if median(&wall) > case.gate {
+            missed.push(case.name);
+        }
+    }
+    if !missed.is_empty() {
+        bail!("over their gates: {}", missed.join(", "));
+    }
+    Ok(())
+}
+
+fn sorted(values: impl Iterator<Item = f64>) -> Vec<f64> {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values
+}
+
+fn median(sorted: &[f64]) -> f64 {
+    sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+/// 1 GiB of data that does not compress to nothing, in page cache, as raw and as qcow2.
+fn make_images(directory: &Path) -> Result<()> {
+    let mut file = File::create(directory.join("data.raw"))?;
+    let mut state = 0x9e37_79b9_7f4a_7c15u64;
+    let mut block = vec![0u8; 1 << 20];
+    for _ in 0..1024 {
+        for word in block.chunks_exact_mut(8) {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            word.copy_from_slice(&state.to_le_bytes());
+        }
+        file.write_all(&block)?;
+    }
+    drop(file);
+    let status = Command::new("qemu-img")
+        .current_dir(directory)
+        .args(["convert", "-f", "raw", "-O", "qcow2", "data.raw", "data.qcow2"])
+        .status()
+        .context("qemu-img is missing: xtask/setup-debian.sh installs it")?;
+    if !status.success() {
+        bail!("qemu-img could not make the images");
+    }
+    Ok(())
+}
+
+fn command(program: &Path, case: &Case, directory: &Path) -> Command {
+    if let Some(output) = case.output {
+        let _ = fs::remove_file(directory.join(output));
+    }
+    let mut command = Command::new(program);
+    command.current_dir(directory).stdout(Stdio::null()).stdin(Stdio::null());
+    command
+}
+
+fn succeed(command: &mut Command, case: &Case) -> Result<()> {
+    let status = command.status().with_context(|| format!("could not start {:?}", command.get_program()))?;
+    if !status.success() {
+        bail!("{:?} {:?} ended with {status}", command.get_program(), case.arguments);
+    }
+    Ok(())
+}
+
+/// One run: wall clock, and processor time of the process and all it waited for.
+fn time(program: &Path, case: &Case, directory: &Path) -> Result<Cost> {
+    let mut command = command(program, case, directory);
+    let before = children_cpu()?;
+    let start = Instant::now();
+    succeed(command.args(case.arguments), case)?;
+    Ok(Cost { wall: start.elapsed(), cpu: children_cpu()?.saturating_sub(before) })
+}
+
+fn children_cpu() -> Result<Duration> {
+    let usage = getrusage(UsageWho::RUSAGE_CHILDREN)?;
+    let microseconds = usage.user_time().num_microseconds() + usage.system_time().num_microseconds();
+    Ok(Duration::from_micros(microseconds.unsigned_abs()))
+}
+
+/// Largest resident set of any process of one run, in MiB.
+fn peak_mib(program: &Path, case: &Case, directory: &Path) -> Result<f64> {
+    let report = directory.join("time");
+    let mut command = command(Path::new("/usr/bin/time"), case, directory);
+    succeed(command.args(["-f", "%M", "-o"]).arg(&report).arg(program).args(case.arguments), case)?;
+    let kib: f64 = fs::read_to_string(report)?.trim().parse().context("GNU time printed no figure")?;
+    Ok(kib / 1024.0)
+}

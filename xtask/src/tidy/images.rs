@@ -1,0 +1,46 @@
+//! Sizes of op images: the file, and the memory it occupies.
+
+use crate::elf::{Extent, memory_extent};
+use crate::image::{self, Kind};
+use anyhow::{Context as _, Result};
+use std::fs;
+
+/// Most bytes of a stripped op ELF (docs/architecture.md, A9).
+const FILE_LEN_MAX: u64 = 384 << 10;
+/// The region for an op image, zero-initialised data included (`instar_abi::layout`).
+const REGION: Extent = Extent { start: 0x20_0000, end: 0x40_0000 };
+
+pub fn check() -> Result<Vec<String>> {
+    let mut findings = Vec::new();
+    for path in image::build(Kind::Ops)? {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let file = fs::read(&path).with_context(|| path.display().to_string())?;
+        findings.extend(judge(&name, file.len() as u64, memory_extent(&file)?));
+    }
+    Ok(findings)
+}
+
+fn judge(name: &str, file_len: u64, memory: Extent) -> Option<String> {
+    if file_len > FILE_LEN_MAX {
+        return Some(format!("images/{name}: {file_len} bytes, the limit is {FILE_LEN_MAX}"));
+    }
+    if file_len > FILE_LEN_MAX / 100 * 85 {
+        println!("tidy: note: images/{name} fills {} % of its {FILE_LEN_MAX} bytes", file_len * 100 / FILE_LEN_MAX);
+    }
+    (memory.start < REGION.start || memory.end > REGION.end)
+        .then(|| format!("images/{name}: memory {:#x}..{:#x} leaves its region", memory.start, memory.end))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn images_past_a_limit_are_findings() {
+        let inside = Extent { start: REGION.start, end: REGION.end };
+        assert_eq!(judge("info", FILE_LEN_MAX, inside), None);
+        assert!(judge("info", FILE_LEN_MAX + 1, inside).is_some());
+        assert!(judge("info", 1, Extent { start: REGION.start, end: REGION.end + 1 }).is_some());
+        assert!(judge("info", 1, Extent { start: REGION.start - 1, end: REGION.end }).is_some());
+    }
+}
