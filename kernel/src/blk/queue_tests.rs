@@ -177,7 +177,7 @@ fn data_moves_both_ways_through_many_segments() {
     for indirect in [true, false] {
         let (mut queue, mut device) = pair(indirect);
         queue.submit(1, write(2, 0xaa, &[512, 1024, 512])).expect("room");
-        queue.submit(2, read(1, &[512; 18])).expect("room");
+        queue.submit(2, read(1, &[512; 17])).expect("room");
         queue.submit(3, BlockRequest { disk: 0, action: Action::Flush, offset: 0, segments: vec![] }).expect("room");
         assert_eq!(queue.take_notification(), Some(Notify::Doorbell { lane: 0 }));
         assert_eq!(queue.take_notification(), None);
