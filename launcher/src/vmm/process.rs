@@ -2,14 +2,12 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::Duration;
 
 /// How often a running guest is interrupted to look at its deadline.
 const TICK: Duration = Duration::from_millis(100);
-/// Most bytes a child may report.
-const REPORT_LEN_MAX: u64 = 4 << 20;
 
 /// Closes every descriptor above standard error except these.
 pub fn close_others(keep: &[RawFd]) {
@@ -157,51 +155,55 @@ fn die_with_parent() {
 }
 
 impl Child {
-    /// Waits for the child's end and returns its report with it.
+    /// Reads exactly the next bytes of the report; `false` when it is at its end before them. When this
+    /// process is asked to stop, the child is killed and its report ends.
     ///
     /// # Errors
     /// The host's.
-    pub fn wait(mut self) -> io::Result<(Ended, Vec<u8>)> {
-        let mut report = Vec::new();
-        let mut stopped = None;
-        loop {
-            match (&mut self.report).take(REPORT_LEN_MAX - report.len() as u64).read_to_end(&mut report) {
-                Ok(_) => break,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+    pub fn read_report(&mut self, mut bytes: &mut [u8]) -> io::Result<bool> {
+        while !bytes.is_empty() {
+            match self.report.read(bytes) {
+                Ok(0) => return Ok(false),
+                Ok(len) => bytes = &mut bytes[len..],
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => self.kill_when_asked(),
                 Err(error) => return Err(error),
             }
-            stopped = self.kill_when_asked();
         }
+        Ok(true)
+    }
+
+    /// Waits for the child's end.
+    ///
+    /// # Errors
+    /// The host's.
+    pub fn wait(self) -> io::Result<Ended> {
         loop {
+            self.kill_when_asked();
             let mut status = 0;
             // SAFETY: `pid` is our own child, not yet waited for; `status` is ours to be written.
-            let done = unsafe { libc::waitpid(self.pid, &raw mut status, 0) };
-            if done == self.pid {
-                let ended = match stopped.or_else(stop_signal) {
+            if unsafe { libc::waitpid(self.pid, &raw mut status, 0) } == self.pid {
+                return Ok(match stop_signal() {
                     Some(signal) => Ended::Stopped(signal),
                     None if libc::WIFSIGNALED(status) => Ended::Signalled(libc::WTERMSIG(status)),
                     None => Ended::Exited(libc::WEXITSTATUS(status)),
-                };
-                return Ok((ended, report));
+                });
             }
             let error = io::Error::last_os_error();
             if error.kind() != io::ErrorKind::Interrupted {
                 return Err(error);
             }
-            stopped = stopped.or(self.kill_when_asked());
         }
     }
 
-    fn kill_when_asked(&self) -> Option<i32> {
-        let signal = stop_signal()?;
+    /// Kills the child; what it has reported can still be read.
+    pub fn kill(&self) {
         // SAFETY: our own child, not yet waited for, so the number is still its.
         unsafe { libc::kill(self.pid, libc::SIGKILL) };
-        Some(signal)
     }
-}
 
-/// The descriptors above standard error that a set of files keeps open.
-#[must_use]
-pub fn descriptors<'a>(files: impl IntoIterator<Item = &'a File>) -> Vec<RawFd> {
-    files.into_iter().map(AsRawFd::as_raw_fd).collect()
+    fn kill_when_asked(&self) {
+        if stop_signal().is_some() {
+            self.kill();
+        }
+    }
 }

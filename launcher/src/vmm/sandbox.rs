@@ -153,3 +153,7 @@ pub fn filter_calls() -> Result<(), SandboxError> {
     let program = filter().map_err(SandboxError::Filter)?;
     seccompiler::apply_filter_all_threads(&program).map_err(SandboxError::Seccomp)
 }
+
+#[cfg(test)]
+#[path = "sandbox_tests.rs"]
+mod tests;
