@@ -25,6 +25,14 @@ impl OutputFile {
         Self { file, capacity, emptied: OnceLock::new() }
     }
 
+    /// Waits until everything is on the disk.
+    ///
+    /// # Errors
+    /// The host's.
+    pub fn sync(&self) -> io::Result<()> {
+        self.file.sync_all()
+    }
+
     /// Cuts what was there before, once. A failure stays one.
     fn empty(&self) -> io::Result<()> {
         let cut = || self.file.set_len(0).map_err(|error| error.raw_os_error().unwrap_or(0));

@@ -2,7 +2,7 @@
 //! leaves one.
 #![forbid(unsafe_code)]
 
-use super::failure::{Failure, NamedError, Names};
+use super::failure::{Failure, GuestFailure, NamedError, NamedFailure, Names};
 use super::info::chain_format;
 use super::name::ImageName;
 use super::open::{self, FileId, OpenError, path_of};
@@ -34,6 +34,8 @@ pub struct Meant {
     pub format: TargetFormat,
     /// Zero runs of this many bytes become holes; 0: none do.
     pub sparse_len: u32,
+    /// The target is to be on the disk, not only in the page cache, when the run ends.
+    pub durable: bool,
     /// When unknown content is raw, and when an unrecorded format is guessed.
     pub raw_gate: RawGate,
     /// Lanes for the mover.
@@ -159,7 +161,7 @@ impl Chain {
         };
         let end = machine.run(&self.job, Then::GoOn, &mut on_frame).map_err(Failure::NoEnd)?;
         match (end, lie) {
-            (End::Failed(error), _) => Err(Failure::Guest { names: self.names.clone(), error }),
+            (End::Failed(error), _) => Err(Failure::Guest(Box::new(GuestFailure { names: self.names.clone(), error }))),
             (_, Some(lie)) => Err(Failure::Lie(lie)),
             (End::Done { lengths }, None) if needs.is_empty() => Ok(Ran::Done(lengths)),
             (End::NeedsMore, None) if !needs.is_empty() => Ok(Ran::Needs(needs)),
@@ -177,13 +179,15 @@ impl Chain {
             return Err(Failure::Lie(Lie::OutOfPlace));
         }
         let full = full_backing_name(naming.as_os_str().as_encoded_bytes(), &need.name).unwrap_or_default();
-        let failed = |error| Failure::Named {
-            top: self.names.top.clone(),
-            depth,
-            kind: need.kind,
-            name: need.name.clone(),
-            path: path_of(&full).to_owned(),
-            error,
+        let failed = |error| {
+            Failure::Named(Box::new(NamedFailure {
+                top: self.names.top.clone(),
+                depth,
+                kind: need.kind,
+                name: need.name.clone(),
+                path: path_of(&full).to_owned(),
+                error,
+            }))
         };
         let format = match need.kind {
             NeedKind::Backing => chain_format(need.format.as_deref(), raw_gate).map_err(failed)?,

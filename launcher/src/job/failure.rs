@@ -40,29 +40,11 @@ pub enum Failure {
         error: OpenError,
     },
     /// A file that an image names can't be opened.
-    Named {
-        /// The user's words for the top image.
-        top: Vec<u8>,
-        /// Layers between the top image and the one that names it.
-        depth: u32,
-        /// What the name is to that image.
-        kind: NeedKind,
-        /// The name.
-        name: Vec<u8>,
-        /// Where it was looked for.
-        path: PathBuf,
-        /// Why.
-        error: NamedError,
-    },
+    Named(Box<NamedFailure>),
     /// There is no policy for files that images name.
     Policy(PolicyError),
     /// The guest says that the operation failed.
-    Guest {
-        /// What the layers and disks are called.
-        names: Names,
-        /// Why.
-        error: Error,
-    },
+    Guest(Box<GuestFailure>),
     /// The guest contradicted the protocol.
     Lie(Lie),
     /// The run came to no end.
@@ -76,6 +58,32 @@ pub enum Failure {
         /// The host's errno.
         errno: i32,
     },
+}
+
+/// A file that an image names and that was not opened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NamedFailure {
+    /// The user's words for the top image.
+    pub top: Vec<u8>,
+    /// Layers between the top image and the one that names it.
+    pub depth: u32,
+    /// What the name is to that image.
+    pub kind: NeedKind,
+    /// The name.
+    pub name: Vec<u8>,
+    /// Where it was looked for.
+    pub path: PathBuf,
+    /// Why.
+    pub error: NamedError,
+}
+
+/// What the guest says went wrong, and what it speaks of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GuestFailure {
+    /// What the layers and disks are called.
+    pub names: Names,
+    /// Why.
+    pub error: Error,
 }
 
 /// Why a file that an image names was not opened.

@@ -1,7 +1,7 @@
 //! Info: one image, described without opening what it names; or a chain, layer by layer.
 #![forbid(unsafe_code)]
 
-use super::failure::{Failure, NamedError, Names};
+use super::failure::{Failure, GuestFailure, NamedError, NamedFailure, Names};
 use super::name::ImageName;
 use super::open::{self, OpenError, Opened, path_of};
 use super::{Job, Machine, Then, limits, recorded_format, request};
@@ -60,13 +60,15 @@ fn walk(
         described.push(image);
         let Some(backing) = backing else { break };
         let full = full_backing_name(naming.as_os_str().as_encoded_bytes(), &backing.name).unwrap_or_default();
-        let failed = |error| Failure::Named {
-            top: top.clone(),
-            depth,
-            kind: NeedKind::Backing,
-            name: backing.name.clone(),
-            path: path_of(&full).to_owned(),
-            error,
+        let failed = |error| {
+            Failure::Named(Box::new(NamedFailure {
+                top: top.clone(),
+                depth,
+                kind: NeedKind::Backing,
+                name: backing.name.clone(),
+                path: path_of(&full).to_owned(),
+                error,
+            }))
         };
         let format = chain_format(backing.format.as_deref(), raw_gate).map_err(failed)?;
         let claim = if shared { Claim::NONE } else { claim_for(format, false) };
@@ -151,7 +153,7 @@ fn run(job: &Job, then: Then, names: Names, machine: &mut dyn Machine) -> Result
     };
     let end = machine.run(job, then, &mut on_frame).map_err(Failure::NoEnd)?;
     match (end, lie) {
-        (End::Failed(error), _) => Err(Failure::Guest { names, error }),
+        (End::Failed(error), _) => Err(Failure::Guest(Box::new(GuestFailure { names, error }))),
         (_, Some(lie)) => Err(Failure::Lie(lie)),
         (End::NeedsMore, None) => Err(Failure::Lie(Lie::OutOfPlace)),
         (End::Done { .. }, None) => collector.finish().map_err(Failure::Lie),

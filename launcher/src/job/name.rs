@@ -61,6 +61,11 @@ pub enum NameError {
         /// Its name.
         name: Vec<u8>,
     },
+    /// A driver that qemu-img takes here and this version does not.
+    UnsupportedDriver {
+        /// Its name.
+        name: Vec<u8>,
+    },
     /// A driver that can't stand at this place in this version: anything but raw below another.
     DriverPlace {
         /// Its name.
@@ -182,7 +187,7 @@ impl ImageName {
     fn take_level(&mut self, mut options: Options) -> Result<Options, NameError> {
         let driver = match options.take("driver") {
             None => None,
-            Some(Value::Text(name)) => Some(driver_of(name)?),
+            Some(Value::Text(name)) => Some(format_of(&name)?),
             Some(_) => return Err(NameError::Driver { name: Vec::new() }),
         };
         if !self.levels.is_empty() && driver != Some(Format::Raw) {
@@ -363,11 +368,17 @@ fn is_known_option(key: &str) -> bool {
     known.iter().any(|known| key.starts_with(known)) || key.ends_with("cache-size")
 }
 
-fn driver_of(name: Vec<u8>) -> Result<Format, NameError> {
+/// The format that the user names, after `-f` or as a driver.
+///
+/// # Errors
+/// [`NameError`]: nobody knows it, or it is the driver of something that is no local file.
+pub fn format_of(name: &[u8]) -> Result<Format, NameError> {
+    let name = name.to_vec();
     match Format::from_name(&name) {
         // qemu-img has no driver of this name.
         Some(Format::Iso) => Err(NameError::Driver { name }),
         Some(format) => Ok(format),
+        None if matches!(name.as_slice(), b"file" | b"host_device") => Err(NameError::UnsupportedDriver { name }),
         None if is_protocol_driver(&name) => Err(NameError::Protocol { name }),
         None => Err(NameError::Driver { name }),
     }

@@ -1,0 +1,128 @@
+//! Words for what the guest says went wrong.
+#![forbid(unsafe_code)]
+
+use super::{Message, below, could_not_open, qcow2};
+use crate::job::failure::Names;
+use crate::render::escape::shown;
+use instar_abi::error::{ChainError, DetectError, Error, RawError, ReadError, Resource, TargetError, WriteError};
+use instar_abi::request::{DiskId, LayerId, NeedKind};
+
+/// The words for a guest's error; its numbers are the guest's and may be any.
+pub(super) fn error(names: &Names, error: &Error) -> Message {
+    match error {
+        Error::Read(error) => read(names, error),
+        Error::Write(error) => write(names, error),
+        Error::OutOfBudget(resource) => out_of_budget(names, *resource),
+        Error::Detect { layer, error } => open(names, *layer, detect(error)),
+        Error::UnsupportedFormat { layer, format } => {
+            let text = format!("format '{}' is not supported yet by this version", format.name());
+            open(names, *layer, Message::new(text))
+        }
+        Error::Raw { layer, error } => open(names, *layer, raw(error)),
+        Error::Qcow2 { layer, error } => open(names, *layer, qcow2::error(error)),
+        Error::Encrypted { layer } => {
+            let text = "Parameter 'encrypt.key-secret' is required for cipher";
+            let hint = "encrypted content is not supported yet by this version; `info` works without a key";
+            open(names, *layer, Message::new(text).with_hint(hint))
+        }
+        Error::Chain(ChainError::NameChanged { layer, kind, found }) => {
+            let what = match kind {
+                NeedKind::Backing => "backing file",
+                NeedKind::DataFile => "data file",
+            };
+            let text = format!("its {what} changed to '{}' while it was read", shown(found));
+            open(names, *layer, Message::new(text))
+        }
+        Error::Target(TargetError::TooLarge { virtual_size, max }) => {
+            let target = names.disks.get(1).map(|name| shown(name)).unwrap_or_default();
+            let format = names.target_format.unwrap_or("raw");
+            Message::new(format!(
+                "{target}: error while converting {format}: The image size of {virtual_size} bytes is too large \
+                 for file format '{format}' (at most {max})"
+            ))
+        }
+        Error::WrongOp => Message::new("the op image can't do what it was asked")
+            .with_hint("launcher and op images don't belong together: cargo xtask build"),
+    }
+}
+
+/// A reason why a layer does not open, in qemu-img's nesting.
+fn open(names: &Names, layer: LayerId, why: Message) -> Message {
+    let depth = usize::try_from(layer.0).ok().and_then(|index| names.depths.get(index));
+    could_not_open(&names.top, below(depth.copied().unwrap_or(0), why))
+}
+
+fn disk(names: &Names, disk: DiskId) -> String {
+    let name = usize::try_from(disk.0).ok().and_then(|index| names.disks.get(index));
+    name.map_or_else(|| format!("disk {}", disk.0), |name| shown(name))
+}
+
+fn read(names: &Names, error: &ReadError) -> Message {
+    match error {
+        ReadError::Io { disk: id, offset } => {
+            Message::new(format!("error while reading at byte {offset} of '{}': Input/output error", disk(names, *id)))
+        }
+        ReadError::OutOfRange { disk: id, offset, len, disk_len } => Message::new(format!(
+            "error while reading {len} bytes at byte {offset} of '{}': the file has {disk_len} bytes",
+            disk(names, *id)
+        ))
+        .with_hint("the image is truncated, or made to mislead its reader"),
+        ReadError::Device { disk: id, offset } => device(names, "reading", *id, *offset),
+    }
+}
+
+fn write(names: &Names, error: &WriteError) -> Message {
+    match error {
+        WriteError::Io { disk: id, offset } => {
+            let text = format!("error while writing at byte {offset} of '{}': Input/output error", disk(names, *id));
+            Message::new(text).with_hint("is the file system full? df shows it")
+        }
+        WriteError::Device { disk: id, offset } => device(names, "writing", *id, *offset),
+        WriteError::Capacity { disk: id, end } => {
+            Message::new(format!("error while writing up to byte {end} of '{}': File too large", disk(names, *id)))
+        }
+    }
+}
+
+fn device(names: &Names, doing: &str, id: DiskId, offset: u64) -> Message {
+    let text = format!("error while {doing} at byte {offset} of '{}': the device refused", disk(names, id));
+    Message::new(text).with_hint("this is a bug in instar or in the engine")
+}
+
+fn out_of_budget(names: &Names, resource: Resource) -> Message {
+    let what = match resource {
+        Resource::Heap => "more memory",
+        Resource::ReadBytes => "more metadata to be read",
+        Resource::Steps => "more work",
+        Resource::Depth => "more layers",
+        Resource::Reply => "a longer answer",
+    };
+    let text = format!("it asks for {what} than any honest image needs");
+    could_not_open(&names.top, Message::new(text)).with_hint("the image is damaged, or made to exhaust its reader")
+}
+
+fn detect(error: &DetectError) -> Message {
+    match error {
+        DetectError::RawGate => Message::new("unknown format")
+            .with_hint("no known header and no partition table; -f raw takes its content as it is"),
+        DetectError::Mismatch { given, found } => {
+            // qemu-img's words for most formats.
+            let message = Message::new(format!("Image is not in {} format", given.name()));
+            match found {
+                Some(found) => message.with_hint(format!("it looks like {0}: -f {0}", found.name())),
+                None => message,
+            }
+        }
+    }
+}
+
+fn raw(error: &RawError) -> Message {
+    let RawError::Window { offset, len, disk_len } = error;
+    Message::new(match len {
+        None => format!("Offset ({offset}) cannot be greater than size of the containing file ({disk_len})"),
+        Some(len) => format!(
+            "The sum of offset ({offset}) and size ({len}) has to be smaller or equal to the  \
+             actual size of the containing file ({disk_len})"
+        ),
+    })
+}
