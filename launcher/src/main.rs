@@ -1,2 +1,9 @@
 //! The door: see `instar::cli`.
-fn main() {}
+
+use instar::cli;
+use instar::machine::Engine;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cli::main(std::env::args_os(), &mut Engine::new(cli::report_from_child))
+}

@@ -1,0 +1,163 @@
+//! The command line: qemu-img's grammar and spelling, two modes.
+//!
+//! Called as `qemu-img`, or with `--qemu-img-compat` first, instar is qemu-img: its name in messages,
+//! its way of guessing formats, no output of our own. Else it is instar: hints, and unknown content is
+//! raw only with a partition table.
+//!
+//! What was typed is gathered here ([`grammar`]) and handed to [`crate::job`], which says what it
+//! means. Only the typed subcommand's grammar is built: a run lasts milliseconds.
+#![forbid(unsafe_code)]
+
+mod convert;
+pub mod grammar;
+mod help;
+mod image;
+mod info;
+pub mod terminal;
+
+use crate::job::Machine;
+use crate::machine::MachineError;
+use crate::render::errors;
+use grammar::UsageError;
+use instar_abi::request::RawGate;
+use std::ffi::{OsStr, OsString};
+use std::process::ExitCode;
+use terminal::Terminal;
+
+/// The qemu-img whose grammar and texts are followed.
+pub const QEMU_IMG_VERSION: &str = "10.0.2";
+
+/// As which program we were called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// instar.
+    Instar,
+    /// qemu-img.
+    QemuImg,
+}
+
+impl Mode {
+    /// The program's name in messages.
+    #[must_use]
+    pub const fn program(self) -> &'static str {
+        match self {
+            Self::Instar => "instar",
+            Self::QemuImg => "qemu-img",
+        }
+    }
+
+    /// When unknown content is taken as raw.
+    #[must_use]
+    pub const fn raw_gate(self) -> RawGate {
+        match self {
+            Self::Instar => RawGate::Partitioned,
+            Self::QemuImg => RawGate::Open,
+        }
+    }
+}
+
+/// What stands before the subcommand.
+enum Start {
+    Run { mode: Mode, subcommand: OsString, args: Vec<OsString> },
+    Help(Mode),
+    Version(Mode),
+    Wrong(Mode, UsageError),
+}
+
+/// Runs the program on this process's streams. `args` starts with the name it was called by.
+pub fn main(args: impl IntoIterator<Item = OsString>, machine: &mut dyn Machine) -> ExitCode {
+    main_on(args, machine, &mut Terminal::of_process(Mode::Instar))
+}
+
+/// Runs the program on any streams.
+pub fn main_on(
+    args: impl IntoIterator<Item = OsString>,
+    machine: &mut dyn Machine,
+    terminal: &mut Terminal,
+) -> ExitCode {
+    match start(args.into_iter()) {
+        Start::Help(mode) => terminal.print(&help::program(mode)),
+        Start::Version(mode) => terminal.print(&help::version(mode)),
+        Start::Wrong(mode, error) => {
+            terminal.set_mode(mode);
+            terminal.usage("", &error)
+        }
+        Start::Run { mode, subcommand, args } => {
+            terminal.set_mode(mode);
+            run(mode, &subcommand, &args, machine, terminal)
+        }
+    }
+}
+
+/// Says on this process's stderr why a run that a child made gave no end.
+pub fn report_from_child(error: &MachineError) {
+    let mode = match start(std::env::args_os()) {
+        Start::Run { mode, .. } | Start::Help(mode) | Start::Version(mode) | Start::Wrong(mode, _) => mode,
+    };
+    Terminal::of_process(mode).say(&errors::machine_error(error));
+}
+
+fn run(
+    mode: Mode,
+    subcommand: &OsStr,
+    args: &[OsString],
+    machine: &mut dyn Machine,
+    terminal: &mut Terminal,
+) -> ExitCode {
+    match subcommand.as_encoded_bytes() {
+        b"info" => info::run(mode, args, machine, terminal),
+        b"convert" => convert::run(mode, args, machine, terminal),
+        b"image" if mode == Mode::Instar => image::run(args, terminal),
+        b"doctor" if mode == Mode::Instar => crate::doctor::run(args, terminal),
+        name => match help::known_subcommand(name) {
+            Some(known) => terminal.usage("", &UsageError::NotYet { what: format!("subcommand '{known}'") }),
+            None => terminal.usage("", &UsageError::NoSuchCommand { found: subcommand.to_owned() }),
+        },
+    }
+}
+
+/// `SUBCOMMAND --help` of a subcommand of ours.
+pub(crate) fn subcommand_help(name: &str, grammar: &grammar::Grammar) -> String {
+    help::subcommand(Mode::Instar, name, grammar)
+}
+
+/// Reads the options before the subcommand: few enough to do without a parser.
+fn start(mut args: impl Iterator<Item = OsString>) -> Start {
+    let called = args.next().unwrap_or_default();
+    let name = std::path::Path::new(&called).file_name().unwrap_or_default();
+    let mut mode = if name == "qemu-img" { Mode::QemuImg } else { Mode::Instar };
+    loop {
+        let Some(arg) = args.next() else { return Start::Wrong(mode, UsageError::NoCommand) };
+        let text = arg.to_string_lossy().into_owned();
+        match text.strip_prefix("--") {
+            Some("qemu-img-compat") if name != "qemu-img" => mode = Mode::QemuImg,
+            Some("") => match args.next() {
+                Some(subcommand) => return Start::Run { mode, subcommand, args: args.collect() },
+                None => return Start::Wrong(mode, UsageError::NoCommand),
+            },
+            Some(long) => {
+                let (long, value) = long.split_once('=').map_or((long, None), |(long, value)| (long, Some(value)));
+                let full = ["help", "version", "trace"].into_iter().find(|full| full.starts_with(long));
+                return match (full, value) {
+                    (Some(full @ ("help" | "version")), Some(_)) => {
+                        Start::Wrong(mode, UsageError::NoValue { option: full.to_owned() })
+                    }
+                    (Some("help"), None) => Start::Help(mode),
+                    (Some("version"), None) => Start::Version(mode),
+                    (Some(_), _) => Start::Wrong(mode, UsageError::NotYet { what: "option '--trace'".to_owned() }),
+                    (None, _) => Start::Wrong(mode, UsageError::UnknownLong { found: text }),
+                };
+            }
+            None => match text.strip_prefix('-').and_then(|short| short.chars().next()) {
+                Some('h') => return Start::Help(mode),
+                Some('V') => return Start::Version(mode),
+                Some('T') => return Start::Wrong(mode, UsageError::NotYet { what: "option '-T'".to_owned() }),
+                Some(found) => return Start::Wrong(mode, UsageError::UnknownShort { found }),
+                None => return Start::Run { mode, subcommand: arg, args: args.collect() },
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
