@@ -34,12 +34,6 @@ impl Terminal {
         self.mode = mode;
     }
 
-    /// As which program messages are signed.
-    #[must_use]
-    pub const fn mode(&self) -> Mode {
-        self.mode
-    }
-
     /// Writes a result; failing to is a failure without words, as nobody reads any more.
     pub fn print(&mut self, text: &str) -> ExitCode {
         match self.try_print(text) {

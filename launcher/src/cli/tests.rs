@@ -398,7 +398,9 @@ fn a_chain_that_breaks_prints_what_is_known() {
     let outcome = instar(&args);
     assert!(outcome.out.starts_with(&format!("image: {source}\n")) && !outcome.success, "{outcome:?}");
     let outcome = ours("qemu-img", &args, &mut Guest::default());
-    assert!(outcome.out.is_empty() && !outcome.success);
+    let base = files.name("base");
+    let reason = format!("Could not open '{base}': Could not open '{base}': No such file or directory");
+    assert_eq!(outcome, Outcome { out: String::new(), err: format!("qemu-img: {reason}\n"), success: false });
 }
 
 #[test]

@@ -78,12 +78,6 @@ impl<'a> Gate<'a> {
         Self { policy, files: users.to_vec() }
     }
 
-    /// The policy.
-    #[must_use]
-    pub const fn policy(&self) -> &Policy {
-        self.policy
-    }
-
     /// Opens what the image at `naming` calls `name`, as layer number `depth` (the user's image is 1).
     ///
     /// # Errors

@@ -2,12 +2,12 @@
 #![forbid(unsafe_code)]
 
 use super::failure::{Failure, GuestFailure, NamedError, NamedFailure, Names};
-use super::name::ImageName;
+use super::name::{ImageName, NameError};
 use super::open::{self, OpenError, Opened, path_of};
 use super::{Job, Machine, Then, limits, recorded_format, request};
 use crate::disk::lock::{self, Claim, LockError};
-use crate::gate::Gate;
 use crate::gate::policy::Policy;
+use crate::gate::{Gate, Refusal};
 use crate::render::image_file::{ImageFile, full_backing_name};
 use crate::render::info::Described;
 use crate::render::report::{Collector, Lie, Report};
@@ -60,16 +60,7 @@ fn walk(
         described.push(image);
         let Some(backing) = backing else { break };
         let full = full_backing_name(naming.as_os_str().as_encoded_bytes(), &backing.name).unwrap_or_default();
-        let failed = |error| {
-            Failure::Named(Box::new(NamedFailure {
-                top: top.clone(),
-                depth,
-                kind: NeedKind::Backing,
-                name: backing.name.clone(),
-                path: path_of(&full).to_owned(),
-                error,
-            }))
-        };
+        let failed = |error| layer_failure(&top, depth, &backing.name, full.clone(), error);
         let format = chain_format(backing.format.as_deref(), raw_gate).map_err(failed)?;
         let claim = if shared { Claim::NONE } else { claim_for(format, false) };
         let opened = gate.open(&naming, &backing.name, depth + 2, claim).map_err(|r| failed(NamedError::Refused(r)))?;
@@ -78,6 +69,27 @@ fn walk(
         next = Pending { name, opened, conflict: None };
     }
     Ok(())
+}
+
+/// A layer that does not open: qemu-img opens each as if the user had named it.
+fn layer_failure(top: &[u8], depth: u32, name: &[u8], full: Vec<u8>, error: NamedError) -> Failure {
+    match error {
+        NamedError::Refused(Refusal::Host(errno)) => {
+            Failure::Open { typed: full.clone(), path: full, error: OpenError::Host(errno) }
+        }
+        NamedError::Refused(Refusal::Lock(error)) => {
+            Failure::Open { typed: full.clone(), path: full, error: OpenError::Lock(error) }
+        }
+        NamedError::Format { found } => Failure::Name { typed: full, error: NameError::Driver { name: found } },
+        error => Failure::Named(Box::new(NamedFailure {
+            top: top.to_vec(),
+            depth,
+            kind: NeedKind::Backing,
+            name: name.to_vec(),
+            path: path_of(&full).to_owned(),
+            error,
+        })),
+    }
 }
 
 /// The format of a layer that an image names. Content is guessed in compatibility mode only.

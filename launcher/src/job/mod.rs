@@ -12,6 +12,7 @@ pub mod failure;
 pub mod info;
 pub mod limits;
 pub mod name;
+mod name_error;
 pub mod open;
 pub mod options;
 pub mod size;

@@ -1,7 +1,7 @@
 //! `json:{…}` and `--image-opts` as one flat set of options with dotted keys, as QEMU sees them.
 #![forbid(unsafe_code)]
 
-use super::name::NameError;
+use super::name_error::NameError;
 use crate::render::qdict::Value;
 use std::collections::BTreeMap;
 

@@ -9,12 +9,6 @@ pub fn line(done: u64, total: u64) -> String {
     format!("    ({}/100%)\r", percent(done, total))
 }
 
-/// `    (12.34/100%)\n`: the answer to SIGUSR1.
-#[must_use]
-pub fn answer(done: u64, total: u64) -> String {
-    format!("    ({}/100%)\n", percent(done, total))
-}
-
 /// Progress that is worth a line: at the start, at each further percent, at the end.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Meter {
@@ -54,7 +48,6 @@ mod tests {
         assert_eq!(line(0, 300), "    (0.00/100%)\r");
         assert_eq!(line(1, 3), "    (33.33/100%)\r");
         assert_eq!(line(300, 300), "    (100.00/100%)\r");
-        assert_eq!(answer(1, 4), "    (25.00/100%)\n");
     }
 
     #[test]
