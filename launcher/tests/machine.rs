@@ -43,10 +43,11 @@ fn in_child(test: &str, case: Case) -> Option<String> {
     assert!(started.elapsed() < Duration::from_secs(60), "a guest's death must be seen at once");
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let status = output.status;
-    Some(text.lines().find_map(|line| line.strip_prefix("saw: ")).map_or_else(
-        || format!("{status}: {text} {}", String::from_utf8_lossy(&output.stderr)),
-        str::to_owned,
-    ))
+    Some(
+        text.lines()
+            .find_map(|line| line.strip_prefix("saw: "))
+            .map_or_else(|| format!("{status}: {text} {}", String::from_utf8_lossy(&output.stderr)), str::to_owned),
+    )
 }
 
 fn child(image: &[u8], case: Case) -> ! {
@@ -63,13 +64,8 @@ fn child(image: &[u8], case: Case) -> ! {
         now: case.death,
         lanes: case.lanes,
     };
-    let limits = Limits {
-        memory_len: 16 << 20,
-        reply_len: 1 << 20,
-        time: case.time,
-        largest_file: None,
-        large_pages: false,
-    };
+    let limits =
+        Limits { memory_len: 16 << 20, reply_len: 1 << 20, time: case.time, largest_file: None, large_pages: false };
     let frames = Arc::new(Mutex::new(Vec::<Frame>::new()));
     let seen = Arc::clone(&frames);
     let job = Job { image, request: &request, disks: vec![disk], limits, transport: case.transport };
