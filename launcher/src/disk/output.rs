@@ -19,10 +19,15 @@ pub struct OutputFile {
 }
 
 impl OutputFile {
-    /// A disk of at most `capacity` bytes in `file`.
+    /// A disk of at most `capacity` bytes in `file`. A file that is empty now is never cut, so that the
+    /// call for it is made only where something is in the way.
     #[must_use]
-    pub const fn new(file: File, capacity: u64) -> Self {
-        Self { file, capacity, emptied: OnceLock::new() }
+    pub fn new(file: File, capacity: u64) -> Self {
+        let emptied = OnceLock::new();
+        if file.metadata().is_ok_and(|metadata| metadata.len() == 0) {
+            emptied.get_or_init(|| Ok(()));
+        }
+        Self { file, capacity, emptied }
     }
 
     /// Waits until everything is on the disk.
