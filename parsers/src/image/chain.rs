@@ -1,10 +1,12 @@
 //! Layers on top of each other: holes are filled from below.
 
 use super::{Extent, Image, Kind, Opened, open};
+use crate::align;
 use crate::qcow2::{Crypt, Qcow2};
 use crate::store::ReadAt;
 use alloc::vec::Vec;
 use core::ops::Range;
+use instar_abi::control::SECTOR_LEN;
 use instar_abi::error::{ChainError, Error};
 use instar_abi::reply::Need;
 use instar_abi::request::{DiskId, Given, HostExtent, LayerId, NeedKind, Request};
@@ -15,9 +17,21 @@ pub struct Chain {
 }
 
 struct Layer {
+    id: LayerId,
     image: Opened,
     /// The extent last mapped: a long one above is asked for again with every short one below.
     last: Option<Extent>,
+}
+
+/// An extent of the whole disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mapped {
+    /// The extent. A hole is one that no layer fills.
+    pub extent: Extent,
+    /// The layer that it is of.
+    pub layer: LayerId,
+    /// How deep that layer is; 0 is the top.
+    pub depth: u32,
 }
 
 /// A chain, or what is missing to build it.
@@ -49,7 +63,7 @@ impl Chain {
                 attach_data_file(request, image, &mut needs)?;
                 next = backing(request, image, &mut needs)?;
             }
-            layers.push(Layer { image, last: None });
+            layers.push(Layer { id, image, last: None });
         }
         Ok(if needs.is_empty() { Resolved::Complete(Self { layers }) } else { Resolved::Incomplete(needs) })
     }
@@ -60,33 +74,33 @@ impl Chain {
         self.layers.first().map_or(0, |layer| layer.image.virtual_size())
     }
 
-    /// What `range` is, from its start on, and how deep the layer is that says so. No hole is left but one that
-    /// no layer fills; what the host knows to be a hole is zero. The range is not empty and lies within
-    /// the virtual size.
+    /// What `range` is, from its start on. No hole is left but one that no layer fills; what the host knows to be
+    /// a hole is zero. The range is not empty and lies within the virtual size.
     ///
     /// # Errors
     /// The layers'.
-    pub fn map(&mut self, io: &mut dyn ReadAt, range: Range<u64>) -> Result<(Extent, u32), Error> {
+    pub fn map(&mut self, io: &mut dyn ReadAt, mut range: Range<u64>) -> Result<Mapped, Error> {
         let start = range.start;
-        let mut range = range;
-        let mut depth = 0;
-        for layer in &mut self.layers {
+        let mut mapped = Mapped { extent: zeros(&range), layer: LayerId(0), depth: 0 };
+        for (depth, layer) in (0..).zip(&mut self.layers) {
             let end = range.end.min(layer.image.virtual_size());
             if start >= end {
                 // A shorter layer reads as zeros past its end.
-                let len = range.end.saturating_sub(start);
-                return Ok((Extent { start, len, kind: Kind::Zero }, depth));
+                return Ok(Mapped { extent: zeros(&range), layer: layer.id, depth });
             }
             let extent = layer.map(io, start..end)?;
             if extent.kind != Kind::Hole {
-                return Ok((clip_to_host(io, extent), depth));
+                return Ok(Mapped { extent: clip_to_host(io, extent), layer: layer.id, depth });
             }
             range.end = extent.end();
-            depth = depth.saturating_add(1);
+            mapped = Mapped { extent, layer: layer.id, depth };
         }
-        let len = range.end.saturating_sub(start);
-        Ok((Extent { start, len, kind: Kind::Hole }, depth.saturating_sub(1)))
+        Ok(mapped)
     }
+}
+
+fn zeros(range: &Range<u64>) -> Extent {
+    Extent { start: range.start, len: range.end.saturating_sub(range.start), kind: Kind::Zero }
 }
 
 impl Layer {
@@ -111,7 +125,7 @@ fn clip_to_host(io: &dyn ReadAt, extent: Extent) -> Extent {
         Some(data) => host_run(data, offset),
     };
     // A disk's last sector is padded with zeros; the padding belongs to the data before it.
-    let end = if is_data && end >= disk_len { disk_len.next_multiple_of(512) } else { end };
+    let end = if is_data && end >= disk_len { align::up(disk_len, SECTOR_LEN).unwrap_or(disk_len) } else { end };
     let len = extent.len.min(end.saturating_sub(offset).max(1));
     Extent { len, kind: if is_data { extent.kind } else { Kind::Zero }, ..extent }
 }

@@ -60,6 +60,22 @@ impl Extent {
         self.start.saturating_add(self.len)
     }
 
+    /// The first `len` bytes, and the rest, which is not empty; `None` for a rest where there is none.
+    #[must_use]
+    pub fn split(self, len: u64) -> (Self, Option<Self>) {
+        let Some(rest) = self.len.checked_sub(len).filter(|rest| *rest > 0) else { return (self, None) };
+        let kind = match self.kind {
+            Kind::Data { disk, offset } => Kind::Data { disk, offset: offset.saturating_add(len) },
+            Kind::Encoded { disk, offset, len: stream_len, codec, cluster_size, skip } => {
+                let skip = u64::from(skip).saturating_add(len);
+                let skip = u32::try_from(skip).unwrap_or(u32::MAX);
+                Kind::Encoded { disk, offset, len: stream_len, codec, cluster_size, skip }
+            }
+            kind @ (Kind::Zero | Kind::Hole) => kind,
+        };
+        (Self { len, ..self }, Some(Self { start: self.start.saturating_add(len), len: rest, kind }))
+    }
+
     /// Takes `next` in when it continues this extent; whether it did.
     pub fn merge(&mut self, next: &Self) -> bool {
         let continues = match (self.kind, next.kind) {

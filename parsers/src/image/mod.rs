@@ -4,7 +4,7 @@ mod chain;
 mod extent;
 mod open;
 
-pub use chain::{Chain, Resolved};
+pub use chain::{Chain, Mapped, Resolved};
 pub use extent::{Codec, Extent, Kind};
 pub use open::{Opened, open};
 

@@ -3,8 +3,10 @@
 //! An operation sends the frames of its result itself and returns how it ended; the caller sends that as
 //! the last frame.
 
+mod convert;
 mod info;
 mod reply;
 
+pub use convert::convert;
 pub use info::info;
 pub use reply::Reply;

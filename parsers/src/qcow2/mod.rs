@@ -14,6 +14,7 @@
 //! data cluster that starts past it is an error, unlike in QEMU, which reads zeros without a word.
 
 mod bitmap;
+pub mod create;
 mod extensions;
 mod facts;
 mod header;

@@ -52,6 +52,11 @@ impl<'a, B: Blocks> Queue<'a, B> {
         }
     }
 
+    /// A finished request, if there is one.
+    pub fn poll_finished(&mut self) -> Option<Completion> {
+        self.finished.pop_front().or_else(|| self.blocks.poll())
+    }
+
     /// Waits for one request and gives its buffers. It must have been submitted and kicked.
     ///
     /// # Errors

@@ -1,0 +1,32 @@
+//! The one data path: from a chain of layers to a new image.
+//!
+//! ```text
+//! lane 0   take ▸ read ▸ decode ▸ zero test ▸ (turn) allocate ▸ write
+//! lane 1          take ▸ read ▸ decode ▸ zero test ▸ (turn) allocate ▸ write
+//! ```
+//!
+//! A [`Stretch`](stretch::Stretch) is up to [`STRETCH_UNITS`] units of the disk that hold data; what is zero is never
+//! read. Lanes take stretches in the order of the disk from one [`Source`], and allocate in that order, so
+//! that the output has the same bytes with any number of lanes. Each turn of a lane is one kick: the writes of one
+//! stretch and the reads of the next.
+
+mod buffers;
+mod filling;
+mod lane;
+mod shared;
+mod stretch;
+mod target;
+mod zero;
+
+pub use shared::{Moved, Section, run};
+pub use stretch::Source;
+pub use target::{Format, Target};
+
+/// A unit: buffer, target cluster and alignment of a stretch, 64 KiB.
+pub const UNIT: u64 = 64 << 10;
+/// Most units of a stretch: 2 MiB.
+pub const STRETCH_UNITS: usize = 32;
+/// Buffers of all lanes: 16 MiB. A lane reads one stretch while it writes another.
+pub const BUFFERS_MAX: usize = (16 << 20) / UNIT as usize;
+/// Runs of zeros are looked for in blocks of this many bytes, or of a sector where less is asked for.
+pub const ZERO_BLOCK: usize = 4096;

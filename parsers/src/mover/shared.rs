@@ -1,0 +1,134 @@
+//! What lanes share: the next stretch, the turn, and the first error.
+
+use super::lane::Lane;
+use super::stretch::{Source, Stretch};
+use super::target::Target;
+use super::{BUFFERS_MAX, STRETCH_UNITS, UNIT};
+use crate::store::Queue;
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use instar_abi::error::Error;
+use instar_abi::request::Disk;
+use instar_io::{Blocks, Env};
+use spin::Mutex;
+
+/// A part of the work after which progress can be told: lanes can't reply while they run.
+const SECTION_LEN_MIN: u64 = 256 << 20;
+/// Most sections of a disk.
+const SECTIONS_MAX: u64 = 64;
+/// Below this much content one lane is enough: another core costs more than it brings.
+const LANES_LEN_MIN: u64 = 4 << 20;
+
+/// What lanes share.
+pub struct Shared<'a> {
+    source: Mutex<Source>,
+    /// Where units go.
+    pub target: &'a Target,
+    /// The job's disks.
+    pub disks: &'a [Disk],
+    /// Units of a stretch.
+    stretch_units: usize,
+    /// Buffers of one lane.
+    pub buffers_max: usize,
+    /// The stretch whose turn it is.
+    turn: AtomicU64,
+    failed: AtomicBool,
+    error: Mutex<Option<Error>>,
+}
+
+/// It is a stretch's turn, until this is dropped.
+pub struct Turn<'a>(&'a AtomicU64);
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_add(1, Ordering::Release);
+    }
+}
+
+impl Shared<'_> {
+    /// The next stretch; `None` at the end of the section, or when a lane has failed.
+    ///
+    /// # Errors
+    /// The chain's.
+    pub fn take<B: Blocks>(&self, queue: &mut Queue<'_, B>) -> Result<Option<Stretch>, Error> {
+        if self.failed.load(Ordering::Acquire) {
+            return Ok(None);
+        }
+        self.source.lock().take(queue, self.disks, self.stretch_units)
+    }
+
+    /// Waits for the turn of stretch `number`; `None` when a lane has failed, and the turn may never come.
+    pub fn turn(&self, number: u64) -> Option<Turn<'_>> {
+        while self.target.takes_turns() && self.turn.load(Ordering::Acquire) != number {
+            if self.failed.load(Ordering::Acquire) {
+                return None;
+            }
+            core::hint::spin_loop();
+        }
+        Some(Turn(&self.turn))
+    }
+
+    fn fail(&self, error: Error) {
+        self.error.lock().get_or_insert(error);
+        self.failed.store(true, Ordering::Release);
+    }
+}
+
+/// How far the disk has been moved, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Section {
+    /// Bytes passed.
+    pub done: u64,
+    /// All of it.
+    pub total: u64,
+}
+
+/// Everything has been moved and nothing is in flight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moved;
+
+/// Moves a whole disk, on all lanes that are worth it; `progress` is called now and then.
+///
+/// # Errors
+/// The first error of any lane, or of `progress`.
+pub fn run<E: Env>(
+    env: &mut E,
+    source: Source,
+    target: &Target,
+    disks: &[Disk],
+    content_len: u64,
+    mut progress: impl FnMut(&mut E, Section) -> Result<(), Error>,
+) -> Result<Moved, Error> {
+    let lanes = if content_len < LANES_LEN_MIN { 1 } else { env.lanes().max(1) };
+    let buffers_max = BUFFERS_MAX.checked_div(lanes).unwrap_or(0).clamp(2, 2 * STRETCH_UNITS);
+    let shared = Shared {
+        source: Mutex::new(source),
+        target,
+        disks,
+        stretch_units: STRETCH_UNITS.min(buffers_max / 2),
+        buffers_max,
+        turn: AtomicU64::new(0),
+        failed: AtomicBool::new(false),
+        error: Mutex::new(None),
+    };
+    let section_units = (target.virtual_size / SECTIONS_MAX).max(SECTION_LEN_MIN) / UNIT;
+    loop {
+        shared.source.lock().start_section(section_units);
+        if lanes == 1 {
+            Lane::new(&shared, env.lane()).run()?;
+        } else {
+            env.run_lanes(&|_, blocks| {
+                if let Err(error) = Lane::new(&shared, blocks).run() {
+                    shared.fail(error);
+                }
+            });
+            if let Some(error) = shared.error.lock().take() {
+                return Err(error);
+            }
+        }
+        let (done, total) = shared.source.lock().progress();
+        if done >= total {
+            return Ok(Moved);
+        }
+        progress(env, Section { done, total })?;
+    }
+}

@@ -1,0 +1,151 @@
+//! What lanes take: the next units of the disk that hold data.
+
+use super::UNIT;
+use crate::align;
+use crate::image::{Chain, Extent, Kind};
+use crate::store::{Budget, Cache, Queue, ReadAt, Store};
+use alloc::vec::Vec;
+use instar_abi::error::Error;
+use instar_abi::request::{Disk, LayerId};
+use instar_io::Blocks;
+
+/// A part of a stretch: data or encoded, from one layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Piece {
+    /// Where its bytes are.
+    pub extent: Extent,
+    /// The layer it is of.
+    pub layer: LayerId,
+}
+
+/// Units of the disk with what is in them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stretch {
+    /// Counts from 0 in the order of the disk.
+    pub number: u64,
+    /// Where each unit starts, ascending.
+    pub units: Vec<u64>,
+    /// Ascending; each lies within consecutive units. What no piece covers is zero.
+    pub pieces: Vec<Piece>,
+}
+
+/// The disk, as far as it has not been taken.
+pub struct Source {
+    chain: Chain,
+    cache: Cache,
+    budget: Budget,
+    virtual_size: u64,
+    /// Whether zeros are moved like data.
+    zeros_too: bool,
+    next: u64,
+    number: u64,
+    /// An extent that starts at `next`.
+    pending: Option<(Extent, LayerId)>,
+    /// Units that may still be taken in this section.
+    section_units: u64,
+}
+
+impl Source {
+    /// The whole disk of a chain.
+    #[must_use]
+    pub fn new(chain: Chain, budget: Budget, zeros_too: bool) -> Self {
+        let virtual_size = chain.virtual_size();
+        Self {
+            chain,
+            cache: Cache::new(),
+            budget,
+            virtual_size,
+            zeros_too,
+            next: 0,
+            number: 0,
+            pending: None,
+            section_units: 0,
+        }
+    }
+
+    /// Lets lanes take `units` more.
+    pub fn start_section(&mut self, units: u64) {
+        self.section_units = units;
+    }
+
+    /// Bytes of the disk that have been passed, and all of it.
+    #[must_use]
+    pub const fn progress(&self) -> (u64, u64) {
+        (self.next, self.virtual_size)
+    }
+
+    /// Takes up to `units_max` units; `None` at the end of the section.
+    ///
+    /// # Errors
+    /// The chain's.
+    pub fn take<B: Blocks>(
+        &mut self,
+        queue: &mut Queue<'_, B>,
+        disks: &[Disk],
+        units_max: usize,
+    ) -> Result<Option<Stretch>, Error> {
+        if self.section_units == 0 {
+            return Ok(None);
+        }
+        let mut stretch = Stretch { number: self.number, units: Vec::new(), pieces: Vec::new() };
+        while let Some((extent, layer)) = self.extent(queue, disks)? {
+            if !self.add(&mut stretch, extent, layer, units_max) {
+                break;
+            }
+        }
+        if stretch.units.is_empty() {
+            return Ok(None);
+        }
+        self.section_units = self.section_units.saturating_sub(stretch.units.len() as u64);
+        self.number = self.number.saturating_add(1);
+        Ok(Some(stretch))
+    }
+
+    /// The extent at `next`; `None` at the end of the disk.
+    fn extent<B: Blocks>(
+        &mut self,
+        queue: &mut Queue<'_, B>,
+        disks: &[Disk],
+    ) -> Result<Option<(Extent, LayerId)>, Error> {
+        if self.next >= self.virtual_size {
+            return Ok(None);
+        }
+        if let Some(pending) = self.pending.take() {
+            return Ok(Some(pending));
+        }
+        let mut store = Store { queue, cache: &mut self.cache, budget: &mut self.budget, disks };
+        let io: &mut dyn ReadAt = &mut store;
+        let mapped = self.chain.map(io, self.next..self.virtual_size)?;
+        Ok(Some((mapped.extent, mapped.layer)))
+    }
+
+    /// Adds as much of an extent as fits, and keeps the rest; whether more may fit.
+    fn add(&mut self, stretch: &mut Stretch, extent: Extent, layer: LayerId, units_max: usize) -> bool {
+        let is_zero = matches!(extent.kind, Kind::Zero | Kind::Hole);
+        if is_zero && !self.zeros_too {
+            self.next = extent.end();
+            return true;
+        }
+        // A unit that the stretch already has may take more; then as many as are left.
+        let first = align::down(extent.start, UNIT);
+        let has_first = stretch.units.last() == Some(&first);
+        let room = units_max.saturating_sub(stretch.units.len()).saturating_add(usize::from(has_first));
+        if room == 0 {
+            self.pending = Some((extent, layer));
+            return false;
+        }
+        let end = first.saturating_add((room as u64).saturating_mul(UNIT));
+        let (piece, rest) = extent.split(end.saturating_sub(extent.start));
+        let mut unit = if has_first { first.saturating_add(UNIT) } else { first };
+        while unit < piece.end() {
+            stretch.units.push(unit);
+            unit = unit.saturating_add(UNIT);
+        }
+        if !is_zero {
+            stretch.pieces.push(Piece { extent: piece, layer });
+        }
+        self.next = piece.end();
+        self.pending = rest.map(|rest| (rest, layer));
+        rest.is_none()
+    }
+}

@@ -1,0 +1,140 @@
+//! Where units go.
+
+use super::UNIT;
+use super::zero::{data_runs, is_zero};
+use crate::qcow2::create::Writer;
+use alloc::vec;
+use alloc::vec::Vec;
+use instar_abi::error::{Error, WriteError};
+use instar_abi::request::DiskId;
+use instar_io::{Action, BlockRequest};
+use spin::Mutex;
+
+/// Most bytes of one write.
+const WRITE_LEN_MAX: u64 = super::STRETCH_UNITS as u64 * UNIT;
+
+/// A new image.
+pub struct Target {
+    /// Its disk.
+    pub disk: DiskId,
+    /// Bytes that the disk may come to hold.
+    pub capacity: u64,
+    /// Virtual size in bytes.
+    pub virtual_size: u64,
+    /// Shortest run of zeros that becomes a hole; 0: none does.
+    pub sparse_len: u32,
+    /// Its format.
+    pub format: Format,
+}
+
+/// What differs between formats.
+pub enum Format {
+    /// A unit goes where it is on the disk.
+    Raw,
+    /// A unit is a cluster, and clusters are handed out in order.
+    Qcow2(Mutex<Writer>),
+}
+
+/// Writes of neighbouring bytes, joined.
+struct Joined {
+    disk: DiskId,
+    requests: Vec<BlockRequest>,
+}
+
+impl Joined {
+    fn push(&mut self, offset: u64, bytes: Vec<u8>) {
+        if let Some(last) = self.requests.last_mut()
+            && last.offset.checked_add(last.len()) == Some(offset)
+            && last.len() < WRITE_LEN_MAX
+        {
+            last.segments.push(bytes);
+            return;
+        }
+        self.requests.push(BlockRequest { disk: self.disk.0, action: Action::Write, offset, segments: vec![bytes] });
+    }
+}
+
+impl Target {
+    /// Whether clusters must be handed out in the order of stretches.
+    #[must_use]
+    pub const fn takes_turns(&self) -> bool {
+        matches!(self.format, Format::Qcow2(_))
+    }
+
+    /// The writes of a stretch's units, and the buffers that nothing is written from. For a target that takes turns,
+    /// it is this stretch's turn.
+    ///
+    /// # Errors
+    /// [`WriteError::Capacity`].
+    pub fn writes(
+        &self,
+        starts: &[u64],
+        units: Vec<Vec<u8>>,
+        unused: &mut Vec<Vec<u8>>,
+    ) -> Result<Vec<BlockRequest>, Error> {
+        let mut joined = Joined { disk: self.disk, requests: Vec::new() };
+        match &self.format {
+            Format::Raw => {
+                for (start, unit) in starts.iter().zip(units) {
+                    self.write_raw(*start, unit, &mut joined, unused)?;
+                }
+            }
+            Format::Qcow2(writer) => {
+                let keep: Vec<bool> = units.iter().map(|unit| self.sparse_len == 0 || !is_zero(unit)).collect();
+                let mut tables = Vec::new();
+                let mut writer = writer.lock();
+                for ((start, unit), keep) in starts.iter().zip(units).zip(keep) {
+                    if !keep {
+                        unused.push(unit);
+                        continue;
+                    }
+                    let placed = writer.place(*start)?;
+                    tables.extend(placed.table);
+                    joined.push(placed.offset, unit);
+                }
+                for (offset, table) in tables {
+                    joined.requests.push(BlockRequest {
+                        disk: self.disk.0,
+                        action: Action::Write,
+                        offset,
+                        segments: vec![table],
+                    });
+                }
+            }
+        }
+        Ok(joined.requests)
+    }
+
+    fn write_raw(
+        &self,
+        start: u64,
+        unit: Vec<u8>,
+        joined: &mut Joined,
+        unused: &mut Vec<Vec<u8>>,
+    ) -> Result<(), Error> {
+        let len = self.virtual_size.saturating_sub(start).min(UNIT);
+        let end = start.saturating_add(len);
+        if end > self.capacity {
+            return Err(Error::Write(WriteError::Capacity { disk: self.disk, end }));
+        }
+        let bytes = unit.get(..usize::try_from(len).unwrap_or(0)).unwrap_or_default();
+        let sparse_len = usize::try_from(self.sparse_len).unwrap_or(usize::MAX);
+        let runs = if sparse_len == 0 { Vec::new() } else { data_runs(bytes, sparse_len) };
+        let whole = sparse_len == 0 || runs.first().is_some_and(|run| run.len() == bytes.len());
+        if whole && bytes.len() == unit.len() {
+            joined.push(start, unit);
+            return Ok(());
+        }
+        if whole {
+            joined.push(start, bytes.to_vec());
+            unused.push(unit);
+            return Ok(());
+        }
+        for run in runs {
+            let offset = start.saturating_add(run.start as u64);
+            joined.push(offset, unit.get(run).unwrap_or_default().to_vec());
+        }
+        unused.push(unit);
+        Ok(())
+    }
+}
