@@ -4,9 +4,11 @@
 //! reply as the hostile bytes it is, and judging how the run ended.
 
 mod builtin;
+mod engine;
 mod images;
 mod reply;
 
+pub use engine::Engine;
 pub use images::{Images, MissingImage};
 pub use reply::ReplyFault;
 
@@ -79,6 +81,11 @@ pub enum MachineError {
     Reply(ReplyFault),
     /// The run stopped without a last frame.
     NoEnd(Stop),
+    /// The process that ran the guest was ended by this signal; SIGSYS: it tried something forbidden.
+    ChildKilled {
+        /// The signal.
+        signal: i32,
+    },
 }
 
 /// Runs a job in this process, which is locked down for good before the guest boots.

@@ -50,6 +50,7 @@ impl Memory {
 
     /// Bytes of memory.
     #[must_use]
+    #[expect(clippy::len_without_is_empty, reason = "memory is never empty")]
     pub fn len(&self) -> u64 {
         self.len
     }

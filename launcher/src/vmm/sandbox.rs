@@ -99,7 +99,7 @@ mod kvm_call {
 }
 
 /// Calls that are allowed whatever their arguments: I/O on open descriptors, memory, waiting, ending.
-const ALLOWED: [libc::c_long; 22] = [
+const ALLOWED: [libc::c_long; 23] = [
     libc::SYS_brk,
     libc::SYS_clock_gettime,
     libc::SYS_clock_nanosleep,
@@ -108,6 +108,7 @@ const ALLOWED: [libc::c_long; 22] = [
     libc::SYS_exit_group,
     libc::SYS_fdatasync,
     libc::SYS_fsync,
+    libc::SYS_ftruncate,
     libc::SYS_futex,
     libc::SYS_getrandom,
     libc::SYS_madvise,
