@@ -11,7 +11,8 @@ use instar_abi::request::Disk;
 use instar_io::{Blocks, Env};
 use spin::Mutex;
 
-/// A part of the work after which progress can be told: lanes can't reply while they run.
+/// A part of the work after which progress is told. Only a single lane works in sections: a reply needs the
+/// environment, which is lent out while several lanes run, and cores are started once a run.
 const SECTION_LEN_MIN: u64 = 256 << 20;
 /// Most sections of a disk.
 const SECTIONS_MAX: u64 = 64;
@@ -86,7 +87,7 @@ pub struct Section {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Moved;
 
-/// Moves a whole disk, on all lanes that are worth it; `progress` is called now and then.
+/// Moves a whole disk, on all lanes that are worth it; on a single lane `progress` is called now and then.
 ///
 /// # Errors
 /// The first error of any lane, or of `progress`.
@@ -110,21 +111,20 @@ pub fn run<E: Env>(
         failed: AtomicBool::new(false),
         error: Mutex::new(None),
     };
+    if lanes > 1 {
+        shared.source.lock().start_section(u64::MAX);
+        env.run_lanes(&|_, blocks| {
+            if let Err(error) = Lane::new(&shared, blocks).run() {
+                shared.fail(error);
+            }
+        });
+        let failed = shared.error.lock().take();
+        return failed.map_or(Ok(Moved), Err);
+    }
     let section_units = (target.virtual_size / SECTIONS_MAX).max(SECTION_LEN_MIN) / UNIT;
     loop {
         shared.source.lock().start_section(section_units);
-        if lanes == 1 {
-            Lane::new(&shared, env.lane()).run()?;
-        } else {
-            env.run_lanes(&|_, blocks| {
-                if let Err(error) = Lane::new(&shared, blocks).run() {
-                    shared.fail(error);
-                }
-            });
-            if let Some(error) = shared.error.lock().take() {
-                return Err(error);
-            }
-        }
+        Lane::new(&shared, env.lane()).run()?;
         let (done, total) = shared.source.lock().progress();
         if done >= total {
             return Ok(Moved);
