@@ -22,16 +22,21 @@ fn only_the_image_and_the_system_s_own_files_are_opened() {
          qemu-img create -q -f qcow2 -o data_file=data.raw b.img 1M",
     );
     for image in ["a.img", "b.img"] {
-        let script = format!("env -u LD_LIBRARY_PATH strace -f -o trace -e trace=%file,%network,ioctl {} info {image} >/dev/null", instar.display());
+        let script = format!(
+            "env -u LD_LIBRARY_PATH strace -f -o trace -e trace=%file,%network,ioctl {} info {image} >/dev/null",
+            instar.display()
+        );
         make(directory.path(), &script);
         let trace = std::fs::read_to_string(directory.path().join("trace")).expect("strace wrote it");
         let mut booted = false;
         for line in trace.lines() {
             booted |= line.contains("KVM_RUN");
-            let names = line.contains("open") || line.contains("exec") || line.contains("socket") || line.contains("stat(");
+            let names =
+                line.contains("open") || line.contains("exec") || line.contains("socket") || line.contains("stat(");
             assert!(!(booted && names), "after the guest was booted: {line}");
             let Some(path) = line.contains("open").then(|| line.split('"').nth(1)).flatten() else { continue };
-            let system = ["/etc/ld.so.", "/lib", "/usr/lib", "/etc/localtime", "/usr/share/zoneinfo", "/proc/self/maps"];
+            let system =
+                ["/etc/ld.so.", "/lib", "/usr/lib", "/etc/localtime", "/usr/share/zoneinfo", "/proc/self/maps"];
             let allowed = path == image || path == "/dev/kvm" || system.iter().any(|prefix| path.starts_with(prefix));
             assert!(allowed, "{line}");
         }
@@ -65,7 +70,10 @@ fn the_image_stays_as_it_was() {
 fn it_works_within_the_limits_of_careful_callers() {
     let Some(instar) = instar(&["qemu-img"]) else { return };
     let directory = scratch();
-    make(directory.path(), "qemu-img create -q -f qcow2 a.img 1T; for i in 1 2 3; do qemu-img snapshot -c $i a.img; done");
+    make(
+        directory.path(),
+        "qemu-img create -q -f qcow2 a.img 1T; for i in 1 2 3; do qemu-img snapshot -c $i a.img; done",
+    );
     // Glance's and Incus' limits: 1 GiB of address space, 2 s of processor time.
     let script = format!("ulimit -v 1048576; ulimit -t 2; {} info --output=json a.img", instar.display());
     make(directory.path(), &script);

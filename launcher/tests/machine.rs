@@ -103,6 +103,6 @@ deaths! {
     a_stack_that_overflows_hits_its_guard: Case { death: 9, ..CASE_DEFAULT } => "death: Fault", "vector_or_line: 14";
     a_read_only_disk_is_never_written: Case { death: 10, ..CASE_DEFAULT } => "Ok(Failed(WrongOp))";
     garbage_instead_of_frames_is_refused: Case { death: 11, ..CASE_DEFAULT } => "Reply(Frame(Len";
-    two_lanes_run_side_by_side: Case { death: 12, lanes: 2, ..CASE_DEFAULT } => "Ok(Done", "done: 9";
-    four_lanes_run_side_by_side: Case { death: 12, lanes: 4, ..CASE_DEFAULT } => "Ok(Done", "done: 30";
+    two_lanes_run_side_by_side: Case { death: 12, lanes: 2, ..CASE_DEFAULT } => "Ok(Done", "done: 18";
+    four_lanes_run_side_by_side: Case { death: 12, lanes: 4, ..CASE_DEFAULT } => "Ok(Done", "done: 60";
 }

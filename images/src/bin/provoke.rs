@@ -62,19 +62,22 @@ fn garbage_reply(machine: &mut Machine) {
 fn sum_on_all_lanes(machine: &mut Machine) -> Result<End, Error> {
     let lanes = machine.lanes() as u64;
     let sum = core::sync::atomic::AtomicU64::new(0);
-    machine.run_lanes(&|index, lane| {
-        let request = BlockRequest { disk: 0, action: Action::Read, offset: 0, segments: vec![vec![0; 512]] };
-        drop(lane.submit(request));
-        lane.kick();
-        let completion = loop {
-            if let Some(completion) = lane.poll() {
-                break completion;
-            }
-            core::hint::spin_loop();
-        };
-        let byte = completion.request.segments.first().and_then(|s| s.first()).copied().unwrap_or(0);
-        sum.fetch_add(u64::from(byte) * (index as u64 + 1), core::sync::atomic::Ordering::Relaxed);
-    });
+    // Twice: a lane that has ended can be started again.
+    for _ in 0..2 {
+        machine.run_lanes(&|index, lane| {
+            let request = BlockRequest { disk: 0, action: Action::Read, offset: 0, segments: vec![vec![0; 512]] };
+            drop(lane.submit(request));
+            lane.kick();
+            let completion = loop {
+                if let Some(completion) = lane.poll() {
+                    break completion;
+                }
+                core::hint::spin_loop();
+            };
+            let byte = completion.request.segments.first().and_then(|s| s.first()).copied().unwrap_or(0);
+            sum.fetch_add(u64::from(byte) * (index as u64 + 1), core::sync::atomic::Ordering::Relaxed);
+        });
+    }
     let mut batch = Vec::new();
     let frame = Frame::Progress { done: sum.into_inner(), total: u64::MAX - lanes };
     let _ = encode_frame(&frame, &mut batch);

@@ -16,7 +16,7 @@ use kvm_bindings::{kvm_sregs, kvm_userspace_memory_region};
 use kvm_ioctls::{Kvm, VmFd};
 use std::fmt::Write as _;
 use std::io;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Barrier, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
@@ -133,7 +133,7 @@ pub struct Shared {
     mmio: Option<mmio::Bus>,
     deadline: Instant,
     stop: Mutex<Option<Stop>>,
-    starts: Mutex<Vec<Option<Sender<Start>>>>,
+    starts: Vec<SyncSender<Start>>,
 }
 
 impl Shared {
@@ -160,12 +160,12 @@ impl Shared {
         self.stop.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(stop);
     }
 
-    /// Starts another lane, once; false when there is none or it runs already.
+    /// Starts lane `lane`, at once or when its thread has seen the end of what it ran before. False when
+    /// there is no such lane, or a start is waiting already.
     #[must_use]
     pub fn start_lane(&self, lane: u32, start: Start) -> bool {
-        let mut starts = self.starts.lock().unwrap_or_else(PoisonError::into_inner);
-        let sender = starts.get_mut(lane as usize).and_then(Option::take);
-        sender.is_some_and(|sender| sender.send(start).is_ok())
+        let starts = (lane as usize).checked_sub(1).and_then(|index| self.starts.get(index));
+        starts.is_some_and(|starts| starts.try_send(start).is_ok())
     }
 }
 
@@ -203,15 +203,15 @@ impl Prepared {
             Transport::Mmio => 1,
         };
         let cpuid = vcpu::cpuid();
-        let (mut vcpus, mut waits, mut starts) = (Vec::new(), Vec::new(), vec![None]);
+        let (mut vcpus, mut waits, mut starts) = (Vec::new(), Vec::new(), Vec::new());
         for lane in 0..lanes as u32 {
             let fd = vm.create_vcpu(lane.into()).map_err(step("KVM_CREATE_VCPU"))?;
             fd.set_cpuid2(&cpuid).map_err(step("KVM_SET_CPUID2"))?;
             if lane == 0 {
                 vcpu::enter(&fd, setup.image.entry).map_err(step("KVM_SET_SREGS"))?;
             } else {
-                let (sender, receiver) = channel();
-                starts.push(Some(sender));
+                let (sender, receiver) = sync_channel(1);
+                starts.push(sender);
                 waits.push(receiver);
             }
             vcpus.push(Vcpu { lane, fd, queues: LaneQueues::new(&setup.devices) });
@@ -222,13 +222,8 @@ impl Prepared {
                 Some(mmio::Bus::new(setup.devices.iter().map(|disk| (features(&**disk, 1), disk.sectors()))))
             }
         };
-        let shared = Shared {
-            memory,
-            mmio,
-            deadline: Instant::now() + setup.time_limit,
-            stop: Mutex::new(None),
-            starts: Mutex::new(starts),
-        };
+        let shared =
+            Shared { memory, mmio, deadline: Instant::now() + setup.time_limit, stop: Mutex::new(None), starts };
         Ok(Self { vm, vcpus, waits, shared: Arc::new(shared) })
     }
 

@@ -19,8 +19,7 @@ fn after_lock_down(test: &str, attempt: impl FnOnce()) -> Result<i32, i32> {
     }
     let name = format!("{}::{test}", module_path!().trim_start_matches("instar::"));
     let exe = std::env::current_exe().expect("a test binary knows itself");
-    let status =
-        Command::new(exe).args([&name, "--exact"]).env(CASE, "1").output().expect("it can be started").status;
+    let status = Command::new(exe).args([&name, "--exact"]).env(CASE, "1").output().expect("it can be started").status;
     status.signal().map_or_else(|| Err(status.code().unwrap_or(-1)), Ok)
 }
 

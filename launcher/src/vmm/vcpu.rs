@@ -91,15 +91,16 @@ impl Vcpu {
         self.run(shared)
     }
 
-    /// Waits until the guest starts this lane, runs it, and returns when it ends.
-    pub fn run_other(mut self, shared: &Shared, start: &std::sync::mpsc::Receiver<Start>) {
-        let Ok(start) = start.recv() else { return };
-        let stop = match enter_lane(&self.fd, &start) {
-            Ok(()) => self.run(shared),
-            Err(error) => Stop::Kvm(error.errno()),
-        };
-        if stop != Stop::LaneEnd {
-            shared.stop(stop);
+    /// Runs this lane each time the guest starts it, until the run is over.
+    pub fn run_other(mut self, shared: &Shared, starts: &std::sync::mpsc::Receiver<Start>) {
+        while let Ok(start) = starts.recv() {
+            let stop = match enter_lane(&self.fd, &start) {
+                Ok(()) => self.run(shared),
+                Err(error) => Stop::Kvm(error.errno()),
+            };
+            if stop != Stop::LaneEnd {
+                return shared.stop(stop);
+            }
         }
     }
 
