@@ -167,6 +167,36 @@ impl Header {
         self.virtual_size
     }
 
+    /// The active L1 table.
+    #[must_use]
+    pub const fn l1(&self) -> TablePlace {
+        self.l1
+    }
+
+    /// The refcount table; its count is in clusters.
+    #[must_use]
+    pub const fn refcount_table(&self) -> TablePlace {
+        self.refcount_table
+    }
+
+    /// The snapshot table.
+    #[must_use]
+    pub const fn snapshots(&self) -> TablePlace {
+        self.snapshots
+    }
+
+    /// Bytes of the header itself; the extensions follow.
+    #[must_use]
+    pub const fn header_len(&self) -> u32 {
+        self.header_len
+    }
+
+    /// Feature bits: incompatible (all known), compatible, autoclear.
+    #[must_use]
+    pub const fn features(&self) -> [u64; 3] {
+        [self.incompatible, self.compatible, self.autoclear]
+    }
+
     /// How content is encrypted.
     #[must_use]
     pub const fn crypt(&self) -> Crypt {

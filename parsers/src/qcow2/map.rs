@@ -52,6 +52,7 @@ impl Qcow2 {
                 let header = luks::Header::parse(&bytes).map_err(|error| refuse(Qcow2Error::Luks(error)))?;
                 Some(Box::new(header))
             }
+            None if header.crypt() == Crypt::Luks => return Err(refuse(Qcow2Error::CryptoHeaderMissing)),
             None => None,
         };
         let backing = backing_name(io, layer, disk, &header)?;
@@ -107,13 +108,9 @@ impl Qcow2 {
     /// Name of the external data file that reading content needs; `None`: it needs none.
     ///
     /// # Errors
-    /// What QEMU refuses before it reads content: a data file without a name, a raw one that is none,
-    /// LUKS without a header.
+    /// What QEMU refuses before it reads content: a data file without a name, a raw one that is none.
     pub fn data_file(&self) -> Result<Option<&[u8]>, Error> {
         let refuse = |error| Err(Error::Qcow2 { layer: self.layer, error });
-        if self.header.crypt() == Crypt::Luks && self.luks.is_none() {
-            return refuse(Qcow2Error::CryptoHeaderMissing);
-        }
         match (self.header.has_data_file(), self.extensions.data_file.as_deref()) {
             (true, Some(name)) => Ok(Some(name)),
             (true, None) => refuse(Qcow2Error::DataFileMissing),

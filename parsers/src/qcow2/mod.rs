@@ -29,6 +29,10 @@ pub use bitmap::Bitmap;
 pub use extensions::{BitmapsPlace, CryptoPlace, Extensions};
 pub use facts::facts;
 pub use header::{Crypt, Header, TablePlace};
+pub use l2::{L2Entry, L2Mapping, Subcluster};
 pub use map::Qcow2;
 pub use refcount::Refcounts;
 pub use snapshot::{Snapshot, Snapshots};
+
+#[cfg(test)]
+mod tests;
