@@ -92,3 +92,33 @@ impl Extent {
         joined
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_split_merges_again_but_for_compressed_clusters() {
+        let disk = DiskId(3);
+        let encoded = |skip| {
+            let (codec, cluster_size) = (Codec::Zstd, 65536);
+            Kind::Encoded { disk, offset: 77, len: 512, codec, cluster_size, skip }
+        };
+        for (kind, merges) in
+            [(Kind::Data { disk, offset: 4096 }, true), (Kind::Zero, true), (Kind::Hole, true), (encoded(100), false)]
+        {
+            let whole = Extent { start: 1000, len: 300, kind };
+            for at in [1, 100, 299] {
+                let (mut head, tail) = whole.split(at);
+                let tail = tail.expect("a rest");
+                assert_eq!((head.end(), tail.end(), tail.len), (1000 + at, 1300, 300 - at));
+                assert_eq!(head.merge(&tail), merges);
+                assert!(!merges || head == whole);
+            }
+            assert_eq!(whole.split(300), (whole, None));
+            assert_eq!(whole.split(301), (whole, None));
+        }
+        let (_, tail) = Extent { start: 0, len: 10, kind: encoded(5) }.split(4);
+        assert_eq!(tail.map(|tail| tail.kind), Some(encoded(9)));
+    }
+}

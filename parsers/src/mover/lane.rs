@@ -1,5 +1,6 @@
 //! One lane: everything from taking a stretch to its writes.
 
+use super::BUFFERS_MAX;
 use super::buffers::Buffers;
 use super::filling::{Filling, Slot};
 use super::shared::Shared;
@@ -68,7 +69,7 @@ impl<'a, 'q, B: Blocks> Lane<'a, 'q, B> {
         {
             self.absorb(completion, None)?;
         }
-        while self.writes_left > 0 && self.buffers.out().saturating_add(stretch.units.len()) > self.shared.buffers_max {
+        while self.writes_left > 0 && self.buffers.out().saturating_add(stretch.units.len()) > BUFFERS_MAX {
             self.queue.kick();
             self.finish_one(None)?;
         }

@@ -3,7 +3,7 @@
 use super::lane::Lane;
 use super::stretch::{Source, Stretch};
 use super::target::Target;
-use super::{BUFFERS_MAX, STRETCH_UNITS, UNIT};
+use super::{STRETCH_UNITS, UNIT};
 use crate::store::Queue;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use instar_abi::error::Error;
@@ -26,10 +26,6 @@ pub struct Shared<'a> {
     pub target: &'a Target,
     /// The job's disks.
     pub disks: &'a [Disk],
-    /// Units of a stretch.
-    stretch_units: usize,
-    /// Buffers of one lane.
-    pub buffers_max: usize,
     /// The stretch whose turn it is.
     turn: AtomicU64,
     failed: AtomicBool,
@@ -54,7 +50,7 @@ impl Shared<'_> {
         if self.failed.load(Ordering::Acquire) {
             return Ok(None);
         }
-        self.source.lock().take(queue, self.disks, self.stretch_units)
+        self.source.lock().take(queue, self.disks, STRETCH_UNITS)
     }
 
     /// Waits for the turn of stretch `number`; `None` when a lane has failed, and the turn may never come.
@@ -100,13 +96,10 @@ pub fn run<E: Env>(
     mut progress: impl FnMut(&mut E, Section) -> Result<(), Error>,
 ) -> Result<Moved, Error> {
     let lanes = if content_len < LANES_LEN_MIN { 1 } else { env.lanes().max(1) };
-    let buffers_max = BUFFERS_MAX.checked_div(lanes).unwrap_or(0).clamp(2, 2 * STRETCH_UNITS);
     let shared = Shared {
         source: Mutex::new(source),
         target,
         disks,
-        stretch_units: STRETCH_UNITS.min(buffers_max / 2),
-        buffers_max,
         turn: AtomicU64::new(0),
         failed: AtomicBool::new(false),
         error: Mutex::new(None),

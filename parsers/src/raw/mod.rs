@@ -55,3 +55,33 @@ impl Image for Raw {
         Ok(Extent { start: range.start, len, kind: Kind::Data { disk: self.disk, offset } })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{INFO, MemoryDisk, request, with_store};
+    use instar_abi::request::Window;
+
+    fn size(disk_len: usize, window: Option<Window>) -> Option<u64> {
+        let disks = [MemoryDisk::new(vec![1; disk_len])];
+        let mut request = request(INFO, &disks);
+        request.layers[0].window = window;
+        with_store(&request, &disks, |io| Raw::open(io, LayerId(0), &request.layers[0]))
+            .ok()
+            .map(|image| image.virtual_size())
+    }
+
+    #[test]
+    fn a_window_lies_within_its_disk() {
+        let window = |offset, len| Some(Window { offset, len });
+        assert_eq!(size(1000, None), Some(1024));
+        assert_eq!(size(0, None), Some(0));
+        assert_eq!(size(1000, window(1000, None)), Some(0));
+        assert_eq!(size(1000, window(1, None)), Some(1024));
+        assert_eq!(size(1000, window(488, Some(512))), Some(512));
+        assert_eq!(size(1000, window(489, Some(512))), None);
+        assert_eq!(size(1000, window(0, Some(100))), None);
+        assert_eq!(size(1000, window(1001, None)), None);
+        assert_eq!(size(1000, window(u64::MAX, Some(u64::MAX))), None);
+    }
+}

@@ -84,3 +84,6 @@ pub(crate) fn check_range(disk: DiskId, offset: u64, len: usize, disk_len: u64) 
         _ => Err(Error::Read(ReadError::OutOfRange { disk, offset, len, disk_len })),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,10 +1,10 @@
 //! convert against qemu-img: content, cleanliness and size of what comes out.
 
 use super::convert;
-use crate::testing::{Fault, Machine, MemoryDisk, qemu_img, qemu_io, request, scratch};
+use crate::testing::{Fault, Machine, MemoryDisk, Qcow2Builder, qemu_img, qemu_io, request, scratch};
 use instar_abi::error::{ChainError, Error, Qcow2Error, WriteError};
 use instar_abi::format::Format;
-use instar_abi::reply::{End, Frame};
+use instar_abi::reply::{End, FinalLength, Frame};
 use instar_abi::request::{
     Access, Answer, Convert, Disk, DiskId, Given, HostExtent, LayerId, NeedKind, Op, RawGate, Request, TargetFormat,
 };
@@ -352,4 +352,29 @@ fn a_truncated_image_is_an_error_and_not_zeros() {
         matches!(result, Err(Error::Qcow2 { error: Qcow2Error::ClusterPastEnd { offset: 0x10_0000, .. }, .. })),
         "{result:?}"
     );
+}
+
+/// A disk of 512 MiB whose every cluster is the same one, of zeros: all of it is read, nothing is written.
+#[test]
+fn progress_is_told_now_and_then_and_never_goes_back() {
+    let size: u64 = 512 << 20;
+    let mut image = Qcow2Builder::v3().header(|header| {
+        header.cluster_bits = 16.into();
+        header.size = size.into();
+        header.l1_size = 1.into();
+        header.refcount_table_offset = 65536.into();
+        header.l1_table_offset = (2u64 << 16).into();
+    });
+    image.put(2 << 16, (3u64 << 16).to_be_bytes());
+    for entry in 0..8192 {
+        image.put((3 << 16) + 8 * entry, (4u64 << 16).to_be_bytes());
+    }
+    image.put(4 << 16, [0; 65536]);
+    let (job, disks) = job(vec![image.build()], TargetFormat::Raw);
+    let mut machine = Machine::new(&job, &disks);
+    let length = FinalLength { disk: DiskId(1), len: size };
+    assert_eq!(convert(&job, &mut machine), Ok(End::Done { lengths: vec![length] }));
+    assert_eq!(disks[1].written(), 0);
+    let [Frame::Progress { done, total }] = machine.frames.as_slice() else { panic!("{:?}", machine.frames) };
+    assert_eq!((*done, *total), (256 << 20, size));
 }

@@ -1,6 +1,7 @@
 //! Images by hand, field by field; mutations; parity with qemu-img.
 
 mod bent;
+mod budget;
 mod fields;
 mod mapping;
 mod writer;
