@@ -1,8 +1,7 @@
 //! The guest kernel: from the PVH entry point to a running operation, and out again.
 //!
 //! [`main!`] makes an op image of an operation. The life of a run, in the order of the rooms:
-//! `arch` enters ring 3; `run` copies what the machine tells; `mem` takes the heap and gives every page
-//! its rights; `bus` finds the devices; `blk` drives their queues; `mailbox` fetches the request
+//! `arch` enters ring 3 and reads what the machine tells; `mem` takes the heap; `bus` finds the devices; `blk` drives their queues; `mailbox` fetches the request
 //! and sends the replies; `smp` runs more lanes. A guest that can't go on leaves an
 //! epitaph (`death`).
 //!

@@ -99,7 +99,7 @@ deaths! {
         Case { death: 5, time: Duration::from_millis(500), ..CASE_DEFAULT } => "TimeOut { rip: 2";
     text_is_not_writable: Case { death: 6, ..CASE_DEFAULT } => "death: Fault", "vector_or_line: 14", "error_code: 7";
     data_is_not_executable: Case { death: 7, ..CASE_DEFAULT } => "death: Fault", "vector_or_line: 14";
-    page_tables_are_loaded_once: Case { death: 8, ..CASE_DEFAULT } => "death: Fault", "vector_or_line: 6";
+    page_tables_are_out_of_reach: Case { death: 8, ..CASE_DEFAULT } => "death: Fault", "vector_or_line: 14", "error_code: 6";
     a_stack_that_overflows_hits_its_guard: Case { death: 9, ..CASE_DEFAULT } => "death: Fault", "vector_or_line: 14";
     a_read_only_disk_is_never_written: Case { death: 10, ..CASE_DEFAULT } => "Ok(Failed(WrongOp))";
     garbage_instead_of_frames_is_refused: Case { death: 11, ..CASE_DEFAULT } => "Reply(Frame(Len";

@@ -73,6 +73,9 @@ pub struct Need {
 /// Bytes before each payload.
 pub const FRAME_HEADER_LEN: usize = 8;
 
+/// CRC-32 as zlib has it, by a table of 1 KiB: a larger one is faster only for long frames.
+static CRC: crc::Crc<u32> = crc::Crc::<u32>::new(&crc::CRC_32_ISO_HDLC);
+
 /// Why a frame can't be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EncodeError {
@@ -91,7 +94,7 @@ pub fn encode_frame(frame: &Frame, batch: &mut Vec<u8>) -> Result<(), EncodeErro
         return Err(EncodeError::FrameLen);
     }
     batch.extend_from_slice(&len.to_le_bytes());
-    batch.extend_from_slice(&crc32fast::hash(&payload).to_le_bytes());
+    batch.extend_from_slice(&CRC.checksum(&payload).to_le_bytes());
     batch.extend_from_slice(&payload);
     Ok(())
 }
@@ -133,7 +136,7 @@ pub fn decode_batch(mut batch: &[u8], mut sink: impl FnMut(Frame)) -> Result<(),
             .filter(|_| len <= FRAME_LEN_MAX)
             .and_then(|len| rest.split_at_checked(len))
             .ok_or(FrameError::Len { found: len })?;
-        if crc32fast::hash(payload) != u32::from_le_bytes([c0, c1, c2, c3]) {
+        if CRC.checksum(payload) != u32::from_le_bytes([c0, c1, c2, c3]) {
             return Err(FrameError::Checksum);
         }
         let (frame, trailing) = postcard::take_from_bytes::<Frame>(payload).map_err(|_| FrameError::Encoding)?;

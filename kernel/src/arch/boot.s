@@ -1,18 +1,20 @@
-/* PVH entry to ring 3, and the ring-0 stub.
+/* PVH entry to ring 3, the ring-0 stub, and the page tables.
  *
- * Ring 0 does four things and no more: the mode switch below, faults (write the epitaph, power
- * off), the one table load (asked for by a trap, honoured once) and, in provoking images, breaking
- * its own stack. It is integer code only: on some hosts ring 0 is interpreted.
+ * Ring 0 does two things and no more: the mode switch below, and faults (write the epitaph, power
+ * off); in provoking images it can also break its own stack. It is integer code only: on some hosts
+ * ring 0 is interpreted.
  *
- * Two pages, supervisor only once the kernel's page tables are loaded, at fixed addresses so that
- * every gate and the TSS descriptor are constants instead of code:
- *   RING0_TEXT  stubs, one every 16 bytes from the first byte; then the code
- *   RING0_DATA  IDT, GDT, TSS with an I/O bitmap of ports 0 to 0xfff, two small stacks
+ * Everything lies at fixed addresses, so gates, descriptors and page tables are constants, and every
+ * page has its rights from the first instruction of ring 3 on:
+ *   RING0_TEXT   supervisor: stubs, one every 16 bytes from the first byte; then the code
+ *   RING0_DATA   supervisor: IDT, GDT, TSS with an I/O bitmap of ports 0 to 0xfff, two small stacks
+ *   PAGE_TABLES  mapped nowhere: nothing can change them
  *
  * State at entry (PVH): 32-bit protected mode, flat segments, paging off, ebx = start info.
  */
-.set RING0_TEXT, 0x200000
-.set RING0_DATA, 0x201000
+.set RING0_TEXT, IMAGE
+.set RING0_DATA, IMAGE + 0x1000
+.set PAGE_TABLES, IMAGE + 0x2000
 .set IDT_AT, RING0_DATA
 .set TSS_AT, RING0_DATA + 0x880
 .set TSS_LEN, 0x68 + 0x200 + 1
@@ -32,7 +34,7 @@ stubs:
 .set v, 0
 .rept 32
 .align 16
-  .if v == 6
+  .if (v == 6) && PROVOKE
     jmp invalid_opcode
   .endif
   .if (v == 8) || (v == 10) || (v == 11) || (v == 12) || (v == 13) || (v == 14) || (v == 17) || (v == 21) || (v == 29) || (v == 30)
@@ -43,31 +45,18 @@ stubs:
     jmp fault
   .set v, v + 1
 .endr
-/* Vector 6, `ud2` with rdx = SERVICE_*: how ring 3 asks. A trap rather than a software interrupt,
- * because not every KVM delivers those to a guest's own gates. Everything else is a fault. */
-.set SERVICE_LOAD_TABLES, 0x6c6f6164
-.set SERVICE_BREAK_STACK, 0x62726561
-invalid_opcode:
-    cmp $SERVICE_LOAD_TABLES, %rdx
-    jne 1f
-    /* rax = address of the kernel's own page tables. Once: then the tables are out of reach. */
-    cmpb $0, tables_loaded(%rip)
-    jne 2f
-    movb $1, tables_loaded(%rip)
-    mov %rax, %cr3
-    addq $2, (%rsp)
-    iretq
-1:
 .if PROVOKE
-    cmp $SERVICE_BREAK_STACK, %rdx
-    jne 2f
-    movq $0, TSS_AT + 4             /* the next fault finds no stack */
+/* Vector 6, `ud2` with rdx = "brea": the next fault finds no stack. */
+invalid_opcode:
+    cmp $0x62726561, %rdx
+    jne 1f
+    movq $0, TSS_AT + 4
     addq $2, (%rsp)
     iretq
-.endif
-2:  pushq $0
+1:  pushq $0
     pushq $6
     jmp fault
+.endif
 
 /* Stack: vector, error code, rip, cs, rflags, rsp, ss. Writes the epitaph and powers off. */
 fault:
@@ -88,7 +77,7 @@ fault:
 2:  mov $2, %ecx                    /* Death::FaultInRing0 */
 3:  mov %ecx, (%rdi)
     /* The one serial line for machines whose memory the launcher can't see. */
-    cmpb $0, serial_wanted(%rip)
+    cmpb $0, EPITAPH + WAY_OUT + 3
     je 5f
     mov $0x3f8, %edx
     mov $'!', %al
@@ -101,9 +90,12 @@ fault:
     jb 4b
     mov $'\n', %al
     outb %al, %dx
-5:  mov power_off_port(%rip), %dx
-    mov power_off_value(%rip), %al
-    outb %al, %dx
+5:  mov EPITAPH + WAY_OUT, %dx
+    mov EPITAPH + WAY_OUT + 2, %al
+    test %dx, %dx
+    jnz 8f
+    mov $POWER_OFF_PORT, %edx
+8:  outb %al, %dx
     lidt idt_none(%rip)             /* then a triple fault, for machines that know nothing else */
     ud2
 hex:
@@ -127,7 +119,7 @@ hex:
 pvh_start:
     cli
     cld
-    mov $boot_pml4, %eax
+    mov $pml4, %eax
     mov %eax, %cr3
     mov $0x620, %eax                /* PAE | OSFXSR | OSXMMEXCPT */
     mov %eax, %cr4
@@ -205,27 +197,66 @@ gdt_end:
      .word 0x68
      .fill 0x200, 1, 0              /* I/O bitmap: ports 0 to 0xfff are ring 3's */
      .byte 0xff
-tables_loaded: .byte 0
-.globl serial_wanted
-serial_wanted: .byte 0
-.globl power_off_value
-power_off_value: .byte 0
-.align 2
-.globl power_off_port
-power_off_port: .word 0xf6
-ring0_variables_end:
 .org 0x1000
 
-/* The first 4 GiB, one to one, everything allowed: until the kernel's own tables take over. */
-.section .data.boot_tables,"aw",@progbits
+/* The page tables, one to one:
+ *   0 .. 2 MiB        4 KiB pages, data; the null page is left out
+ *   the image         4 KiB pages: ring 0's two (supervisor), the tables (left out), text,
+ *                     read-only data, data, stacks with a page left out below each
+ *   .. 1 GiB          2 MiB pages, data: heap and buffers, as far as there is memory
+ *   3 GiB .. 4 GiB    2 MiB pages, data past the caches: device windows
+ * No entry is both writable and executable. */
+.set PRESENT, 1
+.set WRITABLE, 2
+.set USER, 4
+.set UNCACHED, 0x18
+.set LARGE, 0x80
+.set NO_EXECUTE, 0x8000000000000000
+.set DATA_PAGE, NO_EXECUTE + PRESENT + WRITABLE + USER
+
+/* Entries for the pages from `from` up to `to`. */
+.macro PAGES from, to, rights
+.set page, \from
+.rept ((\to) - (\from)) / 0x1000
+    .quad page + \rights
+    .set page, page + 0x1000
+.endr
+.endm
+
+.section .ring0.tables,"a",@progbits
 .align 4096
-boot_pml4: .quad boot_pdpt + 7
-      .fill 511, 8, 0
-boot_pdpt: .quad boot_pd + 7, boot_pd + 0x1007, boot_pd + 0x2007, boot_pd + 0x3007
-      .fill 508, 8, 0
-boot_pd:
-.set a, 0
-.rept 2048
-  .quad a + 0x87
-  .set a, a + 0x200000
+pml4:
+    .quad pdpt + PRESENT + WRITABLE + USER
+    .fill 511, 8, 0
+pdpt:
+    .quad pd_memory + PRESENT + WRITABLE + USER, 0, 0, pd_devices + PRESENT + WRITABLE + USER
+    .fill 508, 8, 0
+pd_memory:
+    .quad pt_low + PRESENT + WRITABLE + USER, pt_image + PRESENT + WRITABLE + USER
+.set page, HEAP
+.rept 510
+    .quad page + DATA_PAGE + LARGE
+    .set page, page + 0x200000
+.endr
+pd_devices:
+.set page, 0xc0000000
+.rept 512
+    .quad page + DATA_PAGE + LARGE + UNCACHED
+    .set page, page + 0x200000
+.endr
+pt_low:
+    .quad 0
+    PAGES 0x1000, IMAGE, DATA_PAGE
+pt_image:
+    .quad RING0_TEXT + PRESENT
+    .quad RING0_DATA + PRESENT + WRITABLE + NO_EXECUTE
+    .fill (TEXT - PAGE_TABLES) / 0x1000, 8, 0
+    PAGES TEXT, RODATA, PRESENT + USER
+    PAGES RODATA, DATA, PRESENT + USER + NO_EXECUTE
+    PAGES DATA, STACKS, DATA_PAGE
+.set stack, STACKS
+.rept LANES_MAX
+    .quad 0
+    PAGES stack + 0x1000, stack + 0x1000 + STACK_LEN, DATA_PAGE
+    .set stack, stack + 0x1000 + STACK_LEN
 .endr

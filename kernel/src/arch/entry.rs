@@ -1,14 +1,34 @@
-//! The assembly stub and the few words Rust exchanges with it before the stub's page is out of reach.
+//! The assembly stub, with the memory layout it is built for, and the ELF note of the build.
 
-use core::arch::{asm, global_asm};
+use core::arch::global_asm;
 use instar_abi::{BUILD_ID, epitaph, layout};
 
 global_asm!(
     ".set EPITAPH, {epitaph}",
+    ".set WAY_OUT, {way_out}",
+    ".set POWER_OFF_PORT, {power_off}",
+    ".set IMAGE, {image}",
+    ".set TEXT, {text}",
+    ".set RODATA, {rodata}",
+    ".set DATA, {data}",
+    ".set STACKS, {stacks}",
+    ".set STACK_LEN, {stack_len}",
+    ".set LANES_MAX, {lanes_max}",
+    ".set HEAP, {heap}",
     ".set STACK3, {stack}",
     ".set PROVOKE, {provoke}",
     include_str!("boot.s"),
     epitaph = const layout::EPITAPH,
+    way_out = const epitaph::WAY_OUT,
+    power_off = const instar_abi::table::POWER_OFF_PORT,
+    image = const layout::IMAGE,
+    text = const layout::TEXT,
+    rodata = const layout::RODATA,
+    data = const layout::DATA,
+    stacks = const layout::STACKS,
+    stack_len = const layout::STACK_LEN,
+    lanes_max = const layout::LANES_MAX,
+    heap = const layout::HEAP,
     // The ABI of a function entered by a jump: rsp is 8 below a multiple of 16.
     stack = const layout::stack_top(0) - 8,
     provoke = const cfg!(feature = "provoke") as u8,
@@ -37,38 +57,3 @@ struct BuildNote {
 #[used]
 #[unsafe(link_section = ".note.instar")]
 static BUILD_NOTE: BuildNote = BuildNote { name_len: 7, id_len: 32, kind: 1, name: *b"instar\0\0", id: BUILD_ID };
-
-/// `invalid_opcode` in boot.s: load the page tables at rax.
-const SERVICE_LOAD_TABLES: u64 = 0x6c6f_6164;
-
-unsafe extern "C" {
-    static mut serial_wanted: u8;
-    static mut power_off_value: u8;
-    static mut power_off_port: u16;
-}
-
-/// Tells the fault handler how this machine is switched off and whether anyone reads the serial line.
-///
-/// # Safety
-/// Before [`load_tables`]: afterwards the stub's page is supervisor only.
-pub unsafe fn tell_fault_handler(port: u16, value: u8, serial: bool) {
-    // SAFETY: the three variables lie in the stub's data page, which is mapped for ring 3 until
-    // `load_tables` (the caller's duty); only the fault handler reads them, and it ends the run.
-    unsafe {
-        (&raw mut power_off_port).write(port);
-        (&raw mut power_off_value).write(value);
-        (&raw mut serial_wanted).write(u8::from(serial));
-    }
-}
-
-/// Loads the kernel's own page tables. The stub honours this once.
-///
-/// # Safety
-/// 1. `root` is the physical address of a complete PML4 that maps, at the same addresses and with
-///    the rights they need, all code and data in use, the stack and the two ring-0 pages.
-/// 2. Nothing refers to memory that the new tables leave out.
-pub unsafe fn load_tables(root: u64) {
-    // SAFETY: the trap leads to `invalid_opcode` in boot.s, which writes CR3 and returns behind the
-    // instruction with every register as it was; the duties above make that place reachable.
-    unsafe { asm!("ud2", in("rax") root, in("rdx") SERVICE_LOAD_TABLES) }
-}

@@ -1,32 +1,42 @@
 //! Writing the epitaph page, and switching the machine off.
 
 use super::port;
-use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
-use instar_abi::{epitaph::Epitaph, layout};
+use instar_abi::epitaph::{Epitaph, WAY_OUT};
+use instar_abi::{layout, table};
 use zerocopy::IntoBytes;
 
-/// Port and value that switch this machine off: `port << 8 | value`. What is by nature one: the machine.
-static POWER_OFF: AtomicU32 = AtomicU32::new((instar_abi::table::POWER_OFF_PORT as u32) << 8);
-
-/// Sets how the machine is switched off.
-pub fn set_power_off(off: (u16, u8)) {
-    POWER_OFF.store(u32::from(off.0) << 8 | u32::from(off.1), Relaxed);
+/// Notes how the machine is switched off, where the fault handler finds it too.
+pub fn set_power_off(port: u16, value: u8, serial: bool) {
+    let [low, high] = port.to_le_bytes();
+    write_at(WAY_OUT, &[low, high, value, u8::from(serial)]);
 }
 
-/// Writes the epitaph page.
+/// Writes the epitaph.
 pub fn write(epitaph: &Epitaph) {
-    let page = core::ptr::with_exposed_provenance_mut::<u8>(layout::EPITAPH as usize);
-    for (index, &byte) in epitaph.as_bytes().iter().enumerate() {
-        // SAFETY: the epitaph page lies outside the image and heap, is mapped writable by the boot
-        // tables and by the kernel's own, and no reference to it exists; 256 bytes fit a page.
-        unsafe { page.add(index).write_volatile(byte) }
+    write_at(0, epitaph.as_bytes());
+}
+
+fn page() -> *mut u8 {
+    core::ptr::with_exposed_provenance_mut(layout::EPITAPH as usize)
+}
+
+fn write_at(at: usize, bytes: &[u8]) {
+    assert!(at + bytes.len() <= layout::PAGE_LEN as usize);
+    for (index, &byte) in bytes.iter().enumerate() {
+        // SAFETY: inside the epitaph page (asserted), which is mapped as data, lies outside image and
+        // heap, and to which no reference exists.
+        unsafe { page().add(at + index).write_volatile(byte) }
     }
 }
 
 /// Ends the run.
 pub fn power_off() -> ! {
-    let off = POWER_OFF.load(Relaxed);
-    port::write_u8((off >> 8) as u16, off as u8);
+    // SAFETY: three bytes of the epitaph page, as in `write_at`.
+    let [low, high, value] = core::array::from_fn(|index| unsafe { page().add(WAY_OUT + index).read_volatile() });
+    match u16::from_le_bytes([low, high]) {
+        0 => port::write_u8(table::POWER_OFF_PORT, value),
+        port => port::write_u8(port, value),
+    }
     loop {
         // A machine that did not know the port: an invalid instruction lets the fault handler try its ways.
         // SAFETY: faults; the handler does not return.

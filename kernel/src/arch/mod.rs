@@ -1,7 +1,6 @@
 //! The processor: the ring-0 stub, ports, and how a guest ends.
 //!
-//! Everything else in the guest runs in ring 3. What ring 3 needs from ring 0 after boot is one
-//! software interrupt that loads the page tables, once.
+//! Everything else in the guest runs in ring 3 and never needs ring 0 again, but to die.
 
 #[cfg(feature = "guest")]
 pub(crate) mod entry;

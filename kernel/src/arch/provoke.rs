@@ -27,10 +27,11 @@ pub fn double_fault() {
     unsafe { asm!("ud2", "mov edx, 0", "ud2", in("rdx") 0x6272_6561, options(noreturn)) }
 }
 
-/// Asks for the page tables a second time.
-pub fn load_tables_again() {
-    // SAFETY: not sound and not meant to be: the stub refuses and ends the run.
-    unsafe { asm!("ud2", in("rax") 0, in("rdx") 0x6c6f_6164) }
+/// Writes to the page tables.
+pub fn write_to_page_tables() {
+    let tables = core::ptr::with_exposed_provenance_mut::<u64>(instar_abi::layout::IMAGE as usize + 0x2000);
+    // SAFETY: not sound and not meant to be: the write faults, and the fault handler ends the run.
+    unsafe { tables.write_volatile(7) }
 }
 
 /// Uses up the stack.

@@ -7,6 +7,10 @@ use virtio_drivers::transport::mmio::{MmioTransport, VirtIOHeader};
 /// Offset of QueueNotify (virtio 1.2, 4.2.2).
 const QUEUE_NOTIFY: u64 = 0x50;
 
+/// Device windows lie in the fourth GiB on every machine.
+const WINDOWS: u64 = 3 << 30;
+const WINDOWS_END: u64 = 4 << 30;
+
 /// The notify register of the device at `address`.
 pub(super) fn notify_register(address: u64) -> u64 {
     address + QUEUE_NOTIFY
@@ -14,11 +18,14 @@ pub(super) fn notify_register(address: u64) -> u64 {
 
 /// Opens the device at `address`.
 pub(super) fn open(address: u64, len: u64) -> Result<MmioTransport<'static>, BusError> {
+    if address < WINDOWS || address.saturating_add(len) > WINDOWS_END || !address.is_multiple_of(4) {
+        return Err(BusError::Magic);
+    }
     let header = core::ptr::with_exposed_provenance_mut::<VirtIOHeader>(address as usize);
     let header = NonNull::new(header).ok_or(BusError::Magic)?;
-    // SAFETY: the machine lists a device window of `len` bytes here, which `windows` had mapped as
-    // device memory for good; the kernel opens each window once. A wrong address reads as something
-    // without the magic, and the machine answers every access.
+    // SAFETY: the machine lists a device window of `len` bytes here, in the fourth GiB, which is mapped as
+    // device memory for good (checked above); the kernel opens each window once. A wrong address reads
+    // as something without the magic, and the machine answers every access.
     unsafe { MmioTransport::new(header, len as usize) }.map_err(|_| BusError::Magic)
 }
 

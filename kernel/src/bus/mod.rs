@@ -6,9 +6,6 @@ mod mmio;
 mod table;
 
 use crate::command_line::CommandLine;
-use crate::mem::Rights;
-use alloc::vec::Vec;
-use instar_abi::layout;
 use virtio_drivers::transport::Transport;
 
 /// How a queue tells its device that there is work.
@@ -49,18 +46,6 @@ pub enum BusError {
     Kind,
     /// The device refused the features, or offers too short a queue.
     Setup,
-}
-
-/// Pages below the image that the devices of this command line need.
-#[must_use]
-pub fn low_pages(line: &CommandLine) -> Option<(u64, u64, Rights)> {
-    (line.table > 0).then_some((layout::TABLE, layout::TABLE + line.table * layout::PAGE_LEN, Rights::Data))
-}
-
-/// Device windows above memory that the devices of this command line need.
-#[must_use]
-pub fn windows(line: &CommandLine) -> Vec<(u64, u64, Rights)> {
-    line.mmio.iter().map(|&(address, len)| (address, address.saturating_add(len), Rights::Device)).collect()
 }
 
 /// What [`discover`] does with each device: its transport, and how lane `n` notifies it.

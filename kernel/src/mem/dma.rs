@@ -10,8 +10,8 @@ use virtio_drivers::{BufferDirection, Hal, PAGE_SIZE, PhysAddr};
 pub struct Identity;
 
 // SAFETY: (1) `dma_alloc` returns zeroed pages from the heap, page-aligned, owned by the caller until
-// `dma_dealloc`; (2) kernel tables map heap memory one to one, so the pointer's address is the
-// physical address; (3) `mmio_phys_to_virt` is only asked for windows that `bus` had mapped.
+// `dma_dealloc`; (2) the page tables map memory one to one, so the pointer's address is the
+// physical address; (3) `mmio_phys_to_virt` is only asked for device windows, which are always mapped.
 unsafe impl Hal for Identity {
     fn dma_alloc(pages: usize, _: BufferDirection) -> (PhysAddr, NonNull<u8>) {
         let pointer = pages_layout(pages).and_then(|layout| {

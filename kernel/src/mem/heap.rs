@@ -42,7 +42,7 @@ pub fn exhausted() -> bool {
 pub fn region(usable: &[(u64, u64)]) -> Option<(u64, u64)> {
     let &(start, len) =
         usable.iter().find(|&&(start, len)| start <= layout::IMAGE && start.saturating_add(len) > layout::HEAP)?;
-    let end = start.saturating_add(len).min(4 << 30) & !(layout::LARGE_PAGE_LEN - 1);
+    let end = start.saturating_add(len).min(layout::HEAP_END_MAX) & !(layout::LARGE_PAGE_LEN - 1);
     (end > layout::HEAP).then_some((layout::HEAP, end - layout::HEAP))
 }
 
@@ -54,15 +54,6 @@ pub fn region(usable: &[(u64, u64)]) -> Option<(u64, u64)> {
 pub unsafe fn init(start: u64, len: u64) {
     // SAFETY: the caller's duties are exactly `Heap::init`'s.
     unsafe { HEAP.inner.lock().init(core::ptr::with_exposed_provenance_mut(start as usize), len as usize) }
-}
-
-/// Gives the heap the memory that follows.
-///
-/// # Safety
-/// The `len` bytes after those of [`init`] are mapped, writable, and used by nothing else, for ever.
-pub unsafe fn extend(len: u64) {
-    // SAFETY: the caller's duty is exactly `Heap::extend`'s.
-    unsafe { HEAP.inner.lock().extend(len as usize) }
 }
 
 #[cfg(test)]

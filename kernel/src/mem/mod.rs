@@ -1,13 +1,9 @@
-//! Memory: the heap, and the rights of every page.
+//! Memory: the heap, memory for devices, and what the machine has placed.
 
 mod dma;
 mod heap;
-mod paging;
 mod placed;
 
 pub use dma::Identity;
-pub use heap::{exhausted, extend, init, region};
-#[cfg(feature = "guest")]
-pub use paging::load;
-pub use paging::{BadRange, Map, Rights, Tables};
+pub use heap::{exhausted, init, region};
 pub use placed::placed;

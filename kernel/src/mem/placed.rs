@@ -11,7 +11,7 @@ pub fn placed(address: u64, len: u64) -> Option<Vec<u8>> {
         return None;
     }
     let area = core::ptr::with_exposed_provenance::<u8>(address as usize);
-    // SAFETY: inside the control area, which `run` mapped read-only over exactly this range; the
+    // SAFETY: inside the control area, which is mapped and which nothing else in the guest uses; the
     // machine wrote it before the first instruction and does not write it again.
     Some(unsafe { core::slice::from_raw_parts(area, len as usize) }.to_vec())
 }

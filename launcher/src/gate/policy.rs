@@ -184,8 +184,11 @@ impl Policy {
         Ok(())
     }
 
-    /// Takes `[gate]` of a file.
-    fn take_file(&mut self, file: &Path, text: &str) -> Result<(), PolicyError> {
+    /// Takes `[gate]` of a file's text; nothing but allowed directories is looked for on the host.
+    ///
+    /// # Errors
+    /// The first thing that is not understood; the policy must not be used then.
+    pub fn take_file(&mut self, file: &Path, text: &str) -> Result<(), PolicyError> {
         let table: toml::Table = text.parse().map_err(|error: toml::de::Error| PolicyError::Syntax {
             file: file.to_owned(),
             message: error.message().to_owned(),

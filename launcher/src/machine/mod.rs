@@ -10,7 +10,7 @@ mod reply;
 
 pub use engine::Engine;
 pub use images::{Images, MissingImage};
-pub use reply::ReplyFault;
+pub use reply::{Reply, ReplyFault};
 
 use crate::disk::Disk;
 use crate::disk::control::Control;
@@ -19,7 +19,6 @@ use crate::vmm::run::{LastWords, PrepareError, Stop};
 use crate::vmm::sandbox::SandboxError;
 use instar_abi::reply::{End, Frame};
 use instar_abi::request::Request;
-use reply::Reply;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;

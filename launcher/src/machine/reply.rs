@@ -16,8 +16,8 @@ pub enum ReplyFault {
     Progress,
 }
 
-/// The reply so far.
-pub(super) struct Reply {
+/// The reply so far: what a guest wrote, frame by frame, until it ends or breaks the contract.
+pub struct Reply {
     end: Option<End>,
     done: u64,
     fault: Option<ReplyFault>,
@@ -25,20 +25,27 @@ pub(super) struct Reply {
 }
 
 impl Reply {
-    pub(super) fn new(on_frame: impl FnMut(Frame) + Send + 'static) -> Self {
+    /// An empty reply; every frame but the last goes to `on_frame`.
+    pub fn new(on_frame: impl FnMut(Frame) + Send + 'static) -> Self {
         Self { end: None, done: 0, fault: None, on_frame: Box::new(on_frame) }
     }
 
-    pub(super) fn fault(&self) -> Option<ReplyFault> {
+    /// How the reply broke the contract; `None`: it did not, so far.
+    #[must_use]
+    pub fn fault(&self) -> Option<ReplyFault> {
         self.fault
     }
 
-    pub(super) fn take_end(&mut self) -> Option<End> {
+    /// The last frame, once.
+    pub fn take_end(&mut self) -> Option<End> {
         self.end.take()
     }
 
     /// Takes one write of the guest's. After a fault, nothing more is taken.
-    pub(super) fn take_batch(&mut self, batch: &[u8]) -> io::Result<()> {
+    ///
+    /// # Errors
+    /// The write, or one before it, broke the contract: see [`Reply::fault`].
+    pub fn take_batch(&mut self, batch: &[u8]) -> io::Result<()> {
         if self.fault.is_none()
             && let Err(fault) = decode_batch(batch, |frame| self.take(frame))
         {

@@ -4,7 +4,9 @@ use super::ZERO_BLOCK;
 use alloc::vec::Vec;
 use core::ops::Range;
 
-/// Whether all bytes are zero: plain words, so that the compiler makes vectors of them.
+/// Whether all bytes are zero: plain words, so that the compiler makes vectors of them. Never inlined: the
+/// callers are compiled for size.
+#[inline(never)]
 #[must_use]
 pub fn is_zero(bytes: &[u8]) -> bool {
     let (blocks, rest) = bytes.as_chunks::<256>();

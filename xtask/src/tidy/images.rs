@@ -8,7 +8,7 @@ use std::fs;
 /// Most bytes of a stripped op ELF (docs/architecture.md, A9).
 const FILE_LEN_MAX: u64 = 384 << 10;
 /// The region for an op image, zero-initialised data included (`instar_abi::layout`).
-const REGION: Extent = Extent { start: 0x20_0000, end: 0x40_0000 };
+const REGION: Extent = Extent { start: 0x20_0000, end: 0x2f_8000 };
 
 pub fn check() -> Result<Vec<String>> {
     let mut findings = Vec::new();
