@@ -43,3 +43,22 @@ impl Buffers {
         self.out
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buffers_are_used_again() {
+        let mut buffers = Buffers::default();
+        let (first, second) = (buffers.take().unwrap(), buffers.take().unwrap());
+        assert_eq!(buffers.out(), 2);
+        buffers.give(vec![0; 512]);
+        assert_eq!(buffers.out(), 2);
+        buffers.give(first);
+        buffers.give(second);
+        assert_eq!((buffers.out(), buffers.free.len()), (0, 2));
+        buffers.take().unwrap();
+        assert_eq!((buffers.out(), buffers.free.len()), (1, 1));
+    }
+}

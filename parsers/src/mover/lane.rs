@@ -6,7 +6,7 @@ use super::filling::{Filling, Slot};
 use super::shared::Shared;
 use crate::codec::Decoder;
 use crate::store::{Queue, outcome};
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 use instar_abi::error::Error;
 use instar_io::{Blocks, Completion, Token};
@@ -19,6 +19,8 @@ pub struct Lane<'a, 'q, B: Blocks> {
     decoder: Decoder,
     cluster: Vec<u8>,
     reads: BTreeMap<Token, Vec<Slot>>,
+    /// Writes of tables, whose buffers are not ours to keep.
+    tables: BTreeSet<Token>,
     writes_left: usize,
 }
 
@@ -32,6 +34,7 @@ impl<'a, 'q, B: Blocks> Lane<'a, 'q, B> {
             decoder: Decoder::default(),
             cluster: Vec::new(),
             reads: BTreeMap::new(),
+            tables: BTreeSet::new(),
             writes_left: 0,
         }
     }
@@ -86,11 +89,16 @@ impl<'a, 'q, B: Blocks> Lane<'a, 'q, B> {
         let mut unused = Vec::new();
         let number = filling.stretch.number;
         let Some(turn) = self.shared.turn(number) else { return Ok(false) };
-        let requests = self.shared.target.writes(&filling.stretch.units, filling.units, &mut unused)?;
+        let writes = self.shared.target.writes(&filling.stretch.units, filling.units, &mut unused)?;
         drop(turn);
         unused.into_iter().for_each(|buffer| self.buffers.give(buffer));
-        for request in requests {
+        for request in writes.content {
             self.queue.submit(request)?;
+            self.writes_left = self.writes_left.saturating_add(1);
+        }
+        for request in writes.tables {
+            let token = self.queue.submit(request)?;
+            self.tables.insert(token);
             self.writes_left = self.writes_left.saturating_add(1);
         }
         Ok(true)
@@ -104,6 +112,7 @@ impl<'a, 'q, B: Blocks> Lane<'a, 'q, B> {
 
     fn absorb(&mut self, completion: Completion, filling: Option<&mut Filling>) -> Result<(), Error> {
         let slots = self.reads.remove(&completion.token);
+        let is_table = self.tables.remove(&completion.token);
         let segments = outcome(completion)?;
         match (slots, filling) {
             (Some(slots), Some(filling)) => filling.absorb(&slots, segments),
@@ -111,7 +120,9 @@ impl<'a, 'q, B: Blocks> Lane<'a, 'q, B> {
             (Some(_), None) => {}
             (None, _) => {
                 self.writes_left = self.writes_left.saturating_sub(1);
-                segments.into_iter().for_each(|buffer| self.buffers.give(buffer));
+                if !is_table {
+                    segments.into_iter().for_each(|buffer| self.buffers.give(buffer));
+                }
             }
         }
         Ok(())

@@ -5,7 +5,7 @@
 //! lane 1          take ▸ read ▸ decode ▸ zero test ▸ (turn) allocate ▸ write
 //! ```
 //!
-//! A [`Stretch`](stretch::Stretch) is up to [`STRETCH_UNITS`] units of the disk that hold data; what is zero is never
+//! A stretch is up to [`STRETCH_UNITS`] units of the disk that hold data; what is zero is never
 //! read. Lanes take stretches in the order of the disk from one [`Source`], and allocate in that order, so
 //! that the output has the same bytes with any number of lanes. Each turn of a lane is one kick: the writes of one
 //! stretch and the reads of the next.

@@ -35,6 +35,18 @@ pub enum Format {
     Qcow2(Mutex<Writer>),
 }
 
+/// What is written for a stretch.
+pub struct Writes {
+    /// Units and parts of units: their buffers are the lane's.
+    pub content: Vec<BlockRequest>,
+    /// Tables that are complete: their buffers are not.
+    pub tables: Vec<BlockRequest>,
+}
+
+fn write(disk: DiskId, offset: u64, bytes: Vec<u8>) -> BlockRequest {
+    BlockRequest { disk: disk.0, action: Action::Write, offset, segments: vec![bytes] }
+}
+
 /// Writes of neighbouring bytes, joined.
 struct Joined {
     disk: DiskId,
@@ -50,7 +62,7 @@ impl Joined {
             last.segments.push(bytes);
             return;
         }
-        self.requests.push(BlockRequest { disk: self.disk.0, action: Action::Write, offset, segments: vec![bytes] });
+        self.requests.push(write(self.disk, offset, bytes));
     }
 }
 
@@ -66,13 +78,9 @@ impl Target {
     ///
     /// # Errors
     /// [`WriteError::Capacity`].
-    pub fn writes(
-        &self,
-        starts: &[u64],
-        units: Vec<Vec<u8>>,
-        unused: &mut Vec<Vec<u8>>,
-    ) -> Result<Vec<BlockRequest>, Error> {
+    pub fn writes(&self, starts: &[u64], units: Vec<Vec<u8>>, unused: &mut Vec<Vec<u8>>) -> Result<Writes, Error> {
         let mut joined = Joined { disk: self.disk, requests: Vec::new() };
+        let mut tables = Vec::new();
         match &self.format {
             Format::Raw => {
                 for (start, unit) in starts.iter().zip(units) {
@@ -81,7 +89,6 @@ impl Target {
             }
             Format::Qcow2(writer) => {
                 let keep: Vec<bool> = units.iter().map(|unit| self.sparse_len == 0 || !is_zero(unit)).collect();
-                let mut tables = Vec::new();
                 let mut writer = writer.lock();
                 for ((start, unit), keep) in starts.iter().zip(units).zip(keep) {
                     if !keep {
@@ -89,20 +96,14 @@ impl Target {
                         continue;
                     }
                     let placed = writer.place(*start)?;
-                    tables.extend(placed.table);
+                    if let Some((offset, table)) = placed.table {
+                        tables.push(write(self.disk, offset, table));
+                    }
                     joined.push(placed.offset, unit);
-                }
-                for (offset, table) in tables {
-                    joined.requests.push(BlockRequest {
-                        disk: self.disk.0,
-                        action: Action::Write,
-                        offset,
-                        segments: vec![table],
-                    });
                 }
             }
         }
-        Ok(joined.requests)
+        Ok(Writes { content: joined.requests, tables })
     }
 
     fn write_raw(
