@@ -16,6 +16,7 @@ use crate::plan::{Epoch, Plan};
 use crate::store::Budget;
 use alloc::vec;
 use alloc::vec::Vec;
+use instar_abi::control::SECTOR_LEN;
 use instar_abi::error::{Error, TargetError, WriteError};
 use instar_abi::request::DiskId;
 use zerocopy::IntoBytes;
@@ -156,10 +157,16 @@ pub struct Finish {
 }
 
 impl Finish {
-    /// Bytes of the complete file.
+    /// Bytes of the complete file: it ends with the used sectors of the refcount table, whose last cluster reads as
+    /// zeros from there on. qemu-img's files end like this too, with the L1 table.
     #[must_use]
-    pub const fn file_len(&self) -> u64 {
-        self.writer.end
+    pub fn file_len(&self) -> u64 {
+        self.table_at.saturating_add(self.table_len())
+    }
+
+    /// Bytes of the refcount table in use, in whole sectors.
+    fn table_len(&self) -> u64 {
+        self.blocks.saturating_mul(8).next_multiple_of(SECTOR_LEN)
     }
 
     /// The next plan; the last one has the commit point, and `None` follows it.
@@ -191,8 +198,7 @@ impl Finish {
 
     fn last_plan(&mut self, l1: Vec<u8>) -> Plan {
         let (old_len, blocks) = self.some_blocks();
-        let table_len = self.table_clusters.saturating_mul(CLUSTER_SIZE);
-        let mut table = vec![0; usize::try_from(table_len).unwrap_or(0)];
+        let mut table = vec![0; usize::try_from(self.table_len()).unwrap_or(0)];
         for index in 0..self.blocks {
             let block = self.blocks_at.saturating_add(index.saturating_mul(CLUSTER_SIZE));
             put(&mut table, index, block.to_be_bytes());
