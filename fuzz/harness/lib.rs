@@ -1,0 +1,33 @@
+//! Fuzz targets without an engine.
+//!
+//! A target is a function from bytes to nothing that panics when what it drives is wrong. Bytes become
+//! images behind the parsers' own traits ([`image`], [`blocks`]) or scripts ([`layout`]); what comes out is
+//! held against a second, simpler reader ([`model`]). The engine (`fuzz_targets/`), the replay of starters and
+//! regressions (`cargo test`), and the planted-bug check all call the same functions.
+//!
+//! A typed error is always a fine answer to hostile bytes. A panic, a hang, an answer that the second
+//! reader does not give, or reading on after the budget is gone never is.
+#![forbid(unsafe_code)]
+
+pub mod blocks;
+pub mod image;
+pub mod layout;
+pub mod model;
+pub mod starters;
+pub mod targets;
+
+/// Takes one input; panics on a finding.
+pub type Target = fn(&[u8]);
+
+/// Every target by its name in `targets.toml`.
+pub const TARGETS: &[(&str, Target)] = &[
+    ("format_detect", targets::format_detect),
+    ("qcow2_header", targets::qcow2_header),
+    ("qcow2_l1l2", targets::qcow2_l1l2),
+    ("qcow2_refcount", targets::qcow2_refcount),
+    ("qcow2_decompress", targets::qcow2_decompress),
+    ("raw_partition", targets::raw_partition),
+    ("options_parse", targets::options_parse),
+    ("virtio_queue", targets::virtio_queue),
+    ("result_stream", targets::result_stream),
+];

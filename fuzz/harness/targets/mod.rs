@@ -1,0 +1,33 @@
+//! The targets: each decodes its input, drives one room, and checks what comes out.
+
+mod format_detect;
+mod options_parse;
+mod qcow2_decompress;
+mod qcow2_header;
+mod qcow2_l1l2;
+mod qcow2_refcount;
+mod raw_partition;
+mod result_stream;
+mod virtio_queue;
+
+pub use format_detect::format_detect;
+pub use options_parse::options_parse;
+pub use qcow2_decompress::qcow2_decompress;
+pub use qcow2_header::qcow2_header;
+pub use qcow2_l1l2::qcow2_l1l2;
+pub use qcow2_refcount::qcow2_refcount;
+pub use raw_partition::raw_partition;
+pub use result_stream::result_stream;
+pub use virtio_queue::virtio_queue;
+
+use instar_abi::error::{Error, ReadError};
+use instar_abi::request::{DiskId, LayerId};
+
+const DISK: DiskId = DiskId(0);
+const LAYER: LayerId = LayerId(0);
+
+/// An error is fine, but for those that only a wrong program gets from sound disks.
+fn check_error(error: &Error) {
+    let impossible = matches!(error, Error::Read(ReadError::OutOfRange { .. } | ReadError::Device { .. }));
+    assert!(!impossible, "asked for what is not there: {error:?}");
+}
