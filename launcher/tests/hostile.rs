@@ -1,0 +1,196 @@
+//! Broken and hostile qcow2 images through real VMs: each ends in a typed error or the answer that qemu-img gives,
+//! soon and within its memory; no guest ever dies of one.
+
+mod common;
+
+use common::{binaries, has, make, scratch};
+use std::path::Path;
+use std::process::{Command, Output};
+use std::time::{Duration, Instant};
+
+/// Bytes of a valid image with an L1 and an L2 table, a snapshot, a backing name and a bitmap.
+fn valid(directory: &Path) -> Vec<u8> {
+    make(
+        directory,
+        "qemu-img create -q -f qcow2 base 4M; qemu-img create -q -f qcow2 -b base -F qcow2 -o cluster_size=4k valid 4M; \
+         qemu-io -c 'write -P 1 0 64k' -c 'write -z 1M 64k' valid >/dev/null; qemu-img snapshot -c snap valid; \
+         qemu-img bitmap --add valid map; qemu-io -c 'write -P 2 8k 4k' valid >/dev/null",
+    );
+    std::fs::read(directory.join("valid")).expect("qemu-img made it")
+}
+
+/// A field of the qcow2 header: its name, place and width in bytes.
+const FIELDS: &[(&str, usize, usize)] = &[
+    ("magic", 0, 4),
+    ("version", 4, 4),
+    ("backing_file_offset", 8, 8),
+    ("backing_file_size", 16, 4),
+    ("cluster_bits", 20, 4),
+    ("size", 24, 8),
+    ("crypt_method", 32, 4),
+    ("l1_size", 36, 4),
+    ("l1_table_offset", 40, 8),
+    ("refcount_table_offset", 48, 8),
+    ("refcount_table_clusters", 56, 4),
+    ("nb_snapshots", 60, 4),
+    ("snapshots_offset", 64, 8),
+    ("incompatible_features", 72, 8),
+    ("compatible_features", 80, 8),
+    ("autoclear_features", 88, 8),
+    ("refcount_order", 96, 4),
+    ("header_length", 100, 4),
+    ("compression_type", 104, 1),
+];
+
+/// The image with each header field at its extremes, its tables pointing everywhere, and cut short.
+fn hostile(valid: &[u8]) -> Vec<(String, Vec<u8>)> {
+    let number = |at: usize, width: usize| valid[at..at + width].iter().fold(0u64, |n, &byte| n << 8 | u64::from(byte));
+    let with = |at: usize, width: usize, value: u64| {
+        let mut image = valid.to_vec();
+        if let Some(field) = image.get_mut(at..at + width) {
+            field.copy_from_slice(&value.to_be_bytes()[8 - width..]);
+        }
+        image
+    };
+    let mut images = Vec::new();
+    for &(name, at, width) in FIELDS {
+        let max = u64::MAX >> (64 - 8 * width);
+        let now = number(at, width);
+        for value in [
+            0,
+            1,
+            now.wrapping_add(1) & max,
+            now.wrapping_sub(1) & max,
+            now ^ 0x200,
+            4096,
+            max,
+            max >> 1,
+            1 << (8 * width - 1),
+        ] {
+            images.push((format!("{name}={value:#x}"), with(at, width, value)));
+        }
+    }
+    let (l1, snapshots) = (number(40, 8) as usize, number(64, 8) as usize);
+    let l2 = (number(l1, 8) & 0x00ff_ffff_ffff_fe00) as usize;
+    let entries = [
+        0,
+        1,
+        0x1ff,
+        l1 as u64,
+        l2 as u64 | 1 << 63,
+        1 << 63,
+        1 << 62,
+        (1 << 62) | 0x3fff_ffff_ffff_ffff,
+        1 << 55,
+        0x00ff_ffff_ffff_fe00,
+        (1 << 63) | 0x00ff_ffff_ffff_fe00,
+        valid.len() as u64 | 1 << 63,
+        0x7fff_ffff_ffff_ffff,
+        u64::MAX,
+    ];
+    for entry in entries {
+        images.push((format!("L1 entry {entry:#x}"), with(l1, 8, entry)));
+        images.push((format!("L2 entry {entry:#x}"), with(l2, 8, entry)));
+        images.push((format!("L2 entry 2 {entry:#x}"), with(l2 + 16, 8, entry)));
+    }
+    for (name, at, width) in [
+        ("snapshot l1_table_offset", 0, 8),
+        ("snapshot l1_size", 8, 4),
+        ("snapshot id_str_size", 12, 2),
+        ("snapshot name_size", 14, 2),
+        ("snapshot extra_data_size", 36, 4),
+    ] {
+        for value in [0, 1, 0xffff, 0x7fff_ffff, u64::MAX] {
+            let value = value & (u64::MAX >> (64 - 8 * width));
+            images.push((format!("{name}={value:#x}"), with(snapshots + at, width, value)));
+        }
+    }
+    // Every extension's type and length, then the backing name: all of the first cluster's front.
+    for at in (104..320).step_by(4) {
+        images.push((format!("word {at}=max"), with(at, 4, 0xffff_ffff)));
+    }
+    for len in
+        [0, 1, 4, 71, 72, 103, 104, 111, 112, 511, 512, 4095, 4096, 4097, l1, l1 + 4, l2, l2 + 8, valid.len() - 1]
+    {
+        images.push((format!("cut at {len}"), valid[..len.min(valid.len())].to_vec()));
+    }
+    images
+}
+
+/// Runs a command under the limits that every run must keep: 10 seconds, and 256 MiB beside the guest's own memory.
+fn limited(directory: &Path, program: &Path, arguments: &[&str]) -> (Output, Duration) {
+    let start = Instant::now();
+    let output = Command::new("timeout").arg("20").arg(program).args(arguments).current_dir(directory).output();
+    (output.expect("timeout is a coreutil"), start.elapsed())
+}
+
+#[test]
+fn every_hostile_image_gets_an_answer() {
+    let Some(binaries) = binaries() else { return };
+    if !has("qemu-img") || !has("qemu-io") {
+        return;
+    }
+    let directory = scratch();
+    let valid = valid(directory.path());
+    let ours = binaries.join("qemu-img");
+    let mut complaints = Vec::new();
+    for (what, bytes) in hostile(&valid) {
+        std::fs::write(directory.path().join("h.img"), &bytes).expect("writable");
+        let call = ["info", "-f", "qcow2", "h.img"];
+        let (output, time) = limited(directory.path(), &ours, &call);
+        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+        if time > Duration::from_secs(10) {
+            complaints.push(format!("{what}: info took {time:?}"));
+        }
+        if !matches!(output.status.code(), Some(0 | 1)) || errors.contains("bug in instar") || errors.contains("guest")
+        {
+            complaints.push(format!("{what}: info: {} {errors}", output.status));
+        }
+        let theirs = limited(directory.path(), Path::new("qemu-img"), &call).0;
+        if output.status.code() != theirs.status.code() {
+            let told = String::from_utf8_lossy(&theirs.stderr).into_owned();
+            complaints.push(format!(
+                "{what}: info: ours {:?} {errors}   qemu-img {:?} {told}",
+                output.status.code(),
+                theirs.status.code()
+            ));
+        }
+        let (output, time) = limited(directory.path(), &ours, &["convert", "-f", "qcow2", "-O", "raw", "h.img", "out"]);
+        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+        let crashed = errors.contains("bug in instar") || errors.contains("guest");
+        if time > Duration::from_secs(10) || !matches!(output.status.code(), Some(0 | 1)) || crashed {
+            complaints.push(format!("{what}: convert: {time:?} {} {errors}", output.status));
+        }
+        assert_eq!(output.status.success(), directory.path().join("out").exists(), "{what}: no partial output");
+        let _ = std::fs::remove_file(directory.path().join("out"));
+    }
+    assert!(complaints.is_empty(), "{} complaints\n{}", complaints.len(), complaints.join("\n"));
+}
+
+#[test]
+fn a_flood_of_snapshots_is_told_within_the_limits() {
+    let Some(binaries) = binaries() else { return };
+    if !has("qemu-img") {
+        return;
+    }
+    let directory = scratch();
+    make(directory.path(), "qemu-img create -q -f qcow2 a.img 1M; qemu-img snapshot -c one a.img");
+    let mut image = std::fs::read(directory.path().join("a.img")).expect("qemu-img made it");
+    let at = u64::from_be_bytes(*image[64..].first_chunk().expect("a header")) as usize;
+    // The one entry, 65,536 times over.
+    let len = (40 + 24 + 1 + 3usize).next_multiple_of(8);
+    image.resize(image.len().max(at + len), 0);
+    let entry = image[at..at + len].to_vec();
+    let table = image.len().next_multiple_of(65536);
+    image.resize(table, 0);
+    for _ in 0..65536 {
+        image.extend(&entry);
+    }
+    image[60..64].copy_from_slice(&65536u32.to_be_bytes());
+    image[64..72].copy_from_slice(&(table as u64).to_be_bytes());
+    std::fs::write(directory.path().join("a.img"), image).expect("writable");
+    let (ours, time) = limited(directory.path(), &binaries.join("qemu-img"), &["info", "a.img"]);
+    let (theirs, _) = limited(directory.path(), Path::new("qemu-img"), &["info", "a.img"]);
+    assert!(time < Duration::from_secs(10));
+    assert!(ours.stdout == theirs.stdout && ours.status.code() == theirs.status.code());
+}
