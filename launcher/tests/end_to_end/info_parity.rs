@@ -1,8 +1,6 @@
 //! `info` beside the installed qemu-img, byte for byte, over images that qemu-img and qemu-io made.
 
-mod common;
-
-use common::{binaries, has, make, run, scratch};
+use crate::common::{binaries, has, make, run, scratch};
 use std::path::Path;
 
 /// An image: a name, and the script that makes `$name.img` in the current directory.

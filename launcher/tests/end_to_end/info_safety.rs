@@ -1,8 +1,6 @@
 //! What a user of `info` is promised beyond its output: nothing else is opened, nothing is changed, limits hold.
 
-mod common;
-
-use common::{binaries, has, make, run, scratch, shell};
+use crate::common::{binaries, has, make, run, scratch, shell};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 

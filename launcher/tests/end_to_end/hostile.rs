@@ -1,9 +1,7 @@
 //! Broken and hostile qcow2 images through real VMs: each ends in a typed error or the answer that qemu-img gives,
 //! soon and within its memory; no guest ever dies of one.
 
-mod common;
-
-use common::{binaries, has, make, scratch};
+use crate::common::{binaries, has, make, scratch};
 use std::path::Path;
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};

@@ -1,8 +1,6 @@
 //! `convert` in real VMs, judged by qemu-img: content by `compare`, structure by `check`, facts by `info`.
 
-mod common;
-
-use common::{binaries, has, make, run, scratch, shell};
+use crate::common::{binaries, has, make, run, scratch, shell};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};

@@ -1,0 +1,7 @@
+//! The built binaries in real VMs, as a user has them; judged by programs that we did not write.
+
+mod common;
+mod convert;
+mod hostile;
+mod info_parity;
+mod info_safety;
