@@ -1,12 +1,13 @@
 //! One lane: everything from taking a stretch to its writes.
 
-use super::BUFFERS_MAX;
 use super::buffers::Buffers;
 use super::filling::{Filling, Slot};
 use super::shared::Shared;
+use super::target::{Kept, Writes};
+use super::{BUFFERS_MAX, STRETCH_UNITS};
 use crate::codec::Decoder;
 use crate::store::{Queue, outcome};
-use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::vec::Vec;
 use instar_abi::error::Error;
 use instar_io::{Blocks, Completion, Token};
@@ -22,6 +23,8 @@ pub struct Lane<'a, 'q, B: Blocks> {
     /// Writes of tables, whose buffers are not ours to keep.
     tables: BTreeSet<Token>,
     writes_left: usize,
+    /// Stretches that have been read, and whose clusters are not known yet.
+    waiting: VecDeque<Kept>,
 }
 
 impl<'a, 'q, B: Blocks> Lane<'a, 'q, B> {
@@ -36,6 +39,7 @@ impl<'a, 'q, B: Blocks> Lane<'a, 'q, B> {
             reads: BTreeMap::new(),
             tables: BTreeSet::new(),
             writes_left: 0,
+            waiting: VecDeque::new(),
         }
     }
 
@@ -51,12 +55,14 @@ impl<'a, 'q, B: Blocks> Lane<'a, 'q, B> {
                 self.finish_one(Some(&mut filling))?;
             }
             filling.decode(&mut self.decoder, &mut self.cluster)?;
-            if !self.start_writes(filling)? {
-                break;
-            }
+            self.keep(filling)?;
+            self.start_writes()?;
+            self.wait_for_clusters(self.shared.waiting_max)?;
             current = self.start_next()?;
             self.queue.kick();
         }
+        self.wait_for_clusters(0)?;
+        self.queue.kick();
         while self.writes_left > 0 {
             self.finish_one(None)?;
         }
@@ -72,7 +78,8 @@ impl<'a, 'q, B: Blocks> Lane<'a, 'q, B> {
         {
             self.absorb(completion, None)?;
         }
-        while self.writes_left > 0 && self.buffers.out().saturating_add(stretch.units.len()) > BUFFERS_MAX {
+        let max = self.waiting.len().saturating_mul(STRETCH_UNITS).saturating_add(BUFFERS_MAX);
+        while self.writes_left > 0 && self.buffers.out().saturating_add(stretch.units.len()) > max {
             self.queue.kick();
             self.finish_one(None)?;
         }
@@ -84,14 +91,41 @@ impl<'a, 'q, B: Blocks> Lane<'a, 'q, B> {
         Ok(Some(filling))
     }
 
-    /// Submits the writes of a stretch; `false` when another lane has failed.
-    fn start_writes(&mut self, filling: Filling) -> Result<bool, Error> {
+    /// Keeps what is to be written of a stretch.
+    fn keep(&mut self, filling: Filling) -> Result<(), Error> {
         let mut unused = Vec::new();
-        let number = filling.stretch.number;
-        let Some(turn) = self.shared.turn(number) else { return Ok(false) };
-        let writes = self.shared.target.writes(&filling.stretch.units, filling.units, &mut unused)?;
-        drop(turn);
+        let kept = self.shared.target.keep(filling.stretch, filling.units, &mut unused)?;
         unused.into_iter().for_each(|buffer| self.buffers.give(buffer));
+        self.waiting.push_back(kept);
+        Ok(())
+    }
+
+    /// Waits until no more than `max` stretches are kept, or a lane has failed.
+    fn wait_for_clusters(&mut self, max: usize) -> Result<(), Error> {
+        while self.waiting.len() > max && !self.shared.has_failed() {
+            core::hint::spin_loop();
+            self.start_writes()?;
+        }
+        Ok(())
+    }
+
+    /// Submits the writes of those kept stretches whose clusters are known.
+    fn start_writes(&mut self) -> Result<(), Error> {
+        while let Some(kept) = self.waiting.pop_front() {
+            let mut unused = Vec::new();
+            match self.shared.target.writes(kept, &mut unused)? {
+                Ok(writes) => self.submit(writes)?,
+                Err(kept) => {
+                    self.waiting.push_front(kept);
+                    return Ok(());
+                }
+            }
+            unused.into_iter().for_each(|buffer| self.buffers.give(buffer));
+        }
+        Ok(())
+    }
+
+    fn submit(&mut self, writes: Writes) -> Result<(), Error> {
         for request in writes.content {
             self.queue.submit(request)?;
             self.writes_left = self.writes_left.saturating_add(1);
@@ -101,7 +135,7 @@ impl<'a, 'q, B: Blocks> Lane<'a, 'q, B> {
             self.tables.insert(token);
             self.writes_left = self.writes_left.saturating_add(1);
         }
-        Ok(true)
+        Ok(())
     }
 
     /// Waits for one request: a read goes into `filling`, a write gives its buffers back.

@@ -1,23 +1,25 @@
 //! The one data path: from a chain of layers to a new image.
 //!
 //! ```text
-//! lane 0   take ▸ read ▸ decode ▸ zero test ▸ (turn) allocate ▸ write
-//! lane 1          take ▸ read ▸ decode ▸ zero test ▸ (turn) allocate ▸ write
+//! lane 0   take ▸ read ▸ decode ▸ zero test ▸ allocate ▸ write
+//! lane 1          take ▸ read ▸ decode ▸ zero test ▸ allocate ▸ write
 //! ```
 //!
 //! A stretch is up to [`STRETCH_UNITS`] units of the disk that hold data; what is zero is never
-//! read. Lanes take stretches in the order of the disk from one [`Source`], and allocate in that order, so
+//! read. Lanes take stretches in the order of the disk from one [`Source`], and clusters are handed out in that order, so
 //! that the output has the same bytes with any number of lanes. Each turn of a lane is one kick: the writes of one
 //! stretch and the reads of the next.
 
 mod buffers;
 mod filling;
 mod lane;
+mod ledger;
 mod shared;
 mod stretch;
 mod target;
 mod zero;
 
+pub use ledger::Ledger;
 pub use shared::{Moved, Section, run};
 pub use stretch::Source;
 pub use target::{Format, Target};
@@ -26,7 +28,9 @@ pub use target::{Format, Target};
 pub const UNIT: u64 = 64 << 10;
 /// Most units of a stretch: 1 MiB. Twice as much was no faster, half as much costs an exit too many.
 pub const STRETCH_UNITS: usize = 16;
-/// Buffers of a lane: 2 MiB, so 16 MiB for eight. It reads one stretch while it writes another.
+/// Buffers of a lane beside those that wait for clusters: 2 MiB. It reads one stretch while it writes another.
 pub const BUFFERS_MAX: usize = 2 * STRETCH_UNITS;
+/// Stretches of all lanes that may wait for clusters: 8 MiB.
+pub const WAITING_MAX: usize = 8;
 /// Runs of zeros are looked for in blocks of this many bytes, or of a sector where less is asked for.
 pub const ZERO_BLOCK: usize = 4096;

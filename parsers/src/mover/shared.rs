@@ -1,11 +1,11 @@
-//! What lanes share: the next stretch, the turn, and the first error.
+//! What lanes share: the next stretch, the target, and the first error.
 
 use super::lane::Lane;
 use super::stretch::{Source, Stretch};
 use super::target::Target;
-use super::{STRETCH_UNITS, UNIT};
+use super::{STRETCH_UNITS, UNIT, WAITING_MAX};
 use crate::store::Queue;
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, Ordering};
 use instar_abi::error::Error;
 use instar_abi::request::Disk;
 use instar_io::{Blocks, Env};
@@ -26,19 +26,10 @@ pub struct Shared<'a> {
     pub target: &'a Target,
     /// The job's disks.
     pub disks: &'a [Disk],
-    /// The stretch whose turn it is.
-    turn: AtomicU64,
+    /// Stretches that a lane may keep while their clusters are not known.
+    pub waiting_max: usize,
     failed: AtomicBool,
     error: Mutex<Option<Error>>,
-}
-
-/// It is a stretch's turn, until this is dropped.
-pub struct Turn<'a>(&'a AtomicU64);
-
-impl Drop for Turn<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_add(1, Ordering::Release);
-    }
 }
 
 impl Shared<'_> {
@@ -47,21 +38,15 @@ impl Shared<'_> {
     /// # Errors
     /// The chain's.
     pub fn take<B: Blocks>(&self, queue: &mut Queue<'_, B>) -> Result<Option<Stretch>, Error> {
-        if self.failed.load(Ordering::Acquire) {
+        if self.has_failed() {
             return Ok(None);
         }
         self.source.lock().take(queue, self.disks, STRETCH_UNITS)
     }
 
-    /// Waits for the turn of stretch `number`; `None` when a lane has failed, and the turn may never come.
-    pub fn turn(&self, number: u64) -> Option<Turn<'_>> {
-        while self.target.takes_turns() && self.turn.load(Ordering::Acquire) != number {
-            if self.failed.load(Ordering::Acquire) {
-                return None;
-            }
-            core::hint::spin_loop();
-        }
-        Some(Turn(&self.turn))
+    /// Whether any lane has failed: what others wait for may never come.
+    pub fn has_failed(&self) -> bool {
+        self.failed.load(Ordering::Acquire)
     }
 
     fn fail(&self, error: Error) {
@@ -100,7 +85,7 @@ pub fn run<E: Env>(
         source: Mutex::new(source),
         target,
         disks,
-        turn: AtomicU64::new(0),
+        waiting_max: WAITING_MAX.checked_div(lanes).unwrap_or(0).max(1),
         failed: AtomicBool::new(false),
         error: Mutex::new(None),
     };

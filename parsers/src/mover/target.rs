@@ -1,8 +1,9 @@
 //! Where units go.
 
 use super::UNIT;
+use super::ledger::Ledger;
+use super::stretch::Stretch;
 use super::zero::{data_runs, is_zero};
-use crate::qcow2::create::Writer;
 use alloc::vec;
 use alloc::vec::Vec;
 use instar_abi::error::{Error, WriteError};
@@ -32,7 +33,14 @@ pub enum Format {
     /// A unit goes where it is on the disk.
     Raw,
     /// A unit is a cluster, and clusters are handed out in order.
-    Qcow2(Mutex<Writer>),
+    Qcow2(Mutex<Ledger>),
+}
+
+/// What is left of a stretch: units that are written as soon as their place is known.
+pub struct Kept {
+    number: u64,
+    starts: Vec<u64>,
+    units: Vec<Vec<u8>>,
 }
 
 /// What is written for a stretch.
@@ -67,35 +75,44 @@ impl Joined {
 }
 
 impl Target {
-    /// Whether clusters must be handed out in the order of stretches.
-    #[must_use]
-    pub const fn takes_turns(&self) -> bool {
-        matches!(self.format, Format::Qcow2(_))
-    }
-
-    /// The writes of a stretch's units, and the buffers that nothing is written from. For a target that takes turns,
-    /// it is this stretch's turn.
+    /// Decides which units of a stretch are written; the buffers of the others go to `unused`.
     ///
     /// # Errors
     /// [`WriteError::Capacity`].
-    pub fn writes(&self, starts: &[u64], units: Vec<Vec<u8>>, unused: &mut Vec<Vec<u8>>) -> Result<Writes, Error> {
+    pub fn keep(&self, stretch: Stretch, units: Vec<Vec<u8>>, unused: &mut Vec<Vec<u8>>) -> Result<Kept, Error> {
+        let Stretch { number, units: starts, .. } = stretch;
+        let Format::Qcow2(ledger) = &self.format else { return Ok(Kept { number, starts, units }) };
+        let mut kept =
+            Kept { number, starts: Vec::with_capacity(starts.len()), units: Vec::with_capacity(units.len()) };
+        for (start, unit) in starts.into_iter().zip(units) {
+            if self.sparse_len != 0 && is_zero(&unit) {
+                unused.push(unit);
+            } else {
+                kept.starts.push(start);
+                kept.units.push(unit);
+            }
+        }
+        ledger.lock().deposit(number, kept.starts.clone())?;
+        Ok(kept)
+    }
+
+    /// The writes of a stretch, and in `unused` the buffers that nothing is written from; the stretch again while its
+    /// clusters are not known.
+    ///
+    /// # Errors
+    /// [`WriteError::Capacity`].
+    pub fn writes(&self, kept: Kept, unused: &mut Vec<Vec<u8>>) -> Result<Result<Writes, Kept>, Error> {
         let mut joined = Joined { disk: self.disk, requests: Vec::new() };
         let mut tables = Vec::new();
         match &self.format {
             Format::Raw => {
-                for (start, unit) in starts.iter().zip(units) {
+                for (start, unit) in kept.starts.iter().zip(kept.units) {
                     self.write_raw(*start, unit, &mut joined, unused)?;
                 }
             }
-            Format::Qcow2(writer) => {
-                let keep: Vec<bool> = units.iter().map(|unit| self.sparse_len == 0 || !is_zero(unit)).collect();
-                let mut writer = writer.lock();
-                for ((start, unit), keep) in starts.iter().zip(units).zip(keep) {
-                    if !keep {
-                        unused.push(unit);
-                        continue;
-                    }
-                    let placed = writer.place(*start)?;
+            Format::Qcow2(ledger) => {
+                let Some(placed) = ledger.lock().collect(kept.number) else { return Ok(Err(kept)) };
+                for (placed, unit) in placed.into_iter().zip(kept.units) {
                     if let Some((offset, table)) = placed.table {
                         tables.push(write(self.disk, offset, table));
                     }
@@ -103,7 +120,7 @@ impl Target {
                 }
             }
         }
-        Ok(Writes { content: joined.requests, tables })
+        Ok(Ok(Writes { content: joined.requests, tables }))
     }
 
     fn write_raw(

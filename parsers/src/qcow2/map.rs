@@ -8,7 +8,7 @@ use super::{bitmap, limits};
 use crate::align;
 use crate::image::{Extent, Image, Kind};
 use crate::luks;
-use crate::store::ReadAt;
+use crate::store::{ReadAt, WINDOW_LEN};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::ops::Range;
@@ -17,6 +17,11 @@ use instar_abi::request::{DiskId, LayerId};
 
 /// Bytes of a table that are looked at in one go.
 const CHUNK_LEN: usize = 4096;
+
+/// Bytes of L2 tables that are fetched together.
+const AHEAD_LEN: u64 = 64 << 10;
+/// Most L2 tables that are fetched together: with clusters of 4 KiB they map 32 MiB.
+const AHEAD_TABLES_MAX: usize = 16;
 
 /// An open image: what QEMU opens without its data file and backing file.
 #[derive(Clone, Debug)]
@@ -165,6 +170,32 @@ impl Qcow2 {
         Ok(Table::Hole { end: range.end })
     }
 
+    /// Fetches the L2 tables from `range`'s start on in one batch: whoever comes to the start of one goes on.
+    fn prefetch_ahead(&self, io: &mut dyn ReadAt, range: &Range<u64>) -> Result<(), Error> {
+        let cluster_size = u64::from(self.header.cluster_size());
+        let span = self.table_span();
+        let wanted = range.end.saturating_sub(range.start).div_ceil(span);
+        let count = AHEAD_LEN.div_ceil(cluster_size).min(wanted).min(AHEAD_TABLES_MAX as u64);
+        let mut entries = [0; 8 * AHEAD_TABLES_MAX];
+        let Some(entries) = entries.get_mut(..usize::try_from(count.saturating_mul(8)).unwrap_or(0)) else {
+            return Ok(());
+        };
+        let index = range.start.checked_div(span).unwrap_or(0);
+        io.read_padded(self.disk, self.header.l1.offset.saturating_add(index.saturating_mul(8)), entries)?;
+        let mut pieces = Vec::new();
+        for raw in entries.as_chunks().0 {
+            let offset = u64::from_be_bytes(*raw) & entry::OFFSET;
+            let mut at = 0;
+            while offset != 0 && at < cluster_size.min(AHEAD_LEN) {
+                let start = offset.saturating_add(at);
+                let len = cluster_size.min(WINDOW_LEN);
+                pieces.push((self.disk, start..start.saturating_add(len)));
+                at = at.saturating_add(len);
+            }
+        }
+        io.prefetch(&pieces)
+    }
+
     fn check_table(&self, io: &dyn ReadAt, index: u64, offset: u64) -> Result<Table, Error> {
         let l1_index = u32::try_from(index).unwrap_or(u32::MAX);
         if !offset.is_multiple_of(self.header.cluster_size().into()) {
@@ -286,6 +317,9 @@ impl Image for Qcow2 {
             Table::At { offset } => offset,
         };
         let span = self.table_span();
+        if align::within(start, span) == 0 {
+            self.prefetch_ahead(io, &range)?;
+        }
         let cluster_size = u64::from(self.header.cluster_size());
         let end = align::down(start, span).saturating_add(span).min(range.end);
         let entry_len = L2Entry::len(&self.header);

@@ -10,7 +10,7 @@ use instar_abi::request::{Disk, DiskId, HostExtent};
 use instar_io::{Action, BlockRequest, Blocks, SECTOR_LEN};
 
 /// Bytes of the window that a miss fetches: the entries of a 16 KiB table piece map 128 MiB of a disk.
-const WINDOW_LEN: u64 = 16 << 10;
+pub const WINDOW_LEN: u64 = 16 << 10;
 /// Windows kept, 512 KiB in all: the path from header to table of a chain of 16 layers.
 const WINDOWS_MAX: usize = 32;
 /// Reads of at least this many bytes go past the cache.

@@ -9,7 +9,7 @@ mod cache;
 mod queue;
 
 pub use budget::Budget;
-pub use cache::{Cache, Store};
+pub use cache::{Cache, Store, WINDOW_LEN};
 pub use queue::{Queue, outcome};
 
 use alloc::vec::Vec;

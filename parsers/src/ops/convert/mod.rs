@@ -3,7 +3,7 @@
 use super::Reply;
 use crate::align;
 use crate::image::{Chain, Resolved};
-use crate::mover::{self, Format, Source, Target};
+use crate::mover::{self, Format, Ledger, Source, Target};
 use crate::plan;
 use crate::qcow2::create::Writer;
 use crate::store::{Budget, Cache, Queue, Store};
@@ -69,7 +69,10 @@ fn target(convert: &Convert, capacity: u64, virtual_size: u64, budget: &mut Budg
             return Err(Error::Write(WriteError::Capacity { disk, end: virtual_size }));
         }
         TargetFormat::Raw => Format::Raw,
-        TargetFormat::Qcow2 => Format::Qcow2(Mutex::new(Writer::new(budget, virtual_size, disk, capacity)?)),
+        TargetFormat::Qcow2 => {
+            let writer = Writer::new(budget, virtual_size, disk, capacity)?;
+            Format::Qcow2(Mutex::new(Ledger::new(writer)))
+        }
     };
     Ok(Target { disk, capacity, virtual_size, sparse_len: convert.sparse_len, format })
 }
@@ -92,8 +95,8 @@ fn finish<E: Env>(target: Target, env: &mut E) -> Result<u64, Error> {
             plan::flush(&mut queue, disk)?;
             Ok(align::up(target.virtual_size, 512).unwrap_or(target.virtual_size))
         }
-        Format::Qcow2(writer) => {
-            let mut finish = writer.into_inner().finish()?;
+        Format::Qcow2(ledger) => {
+            let mut finish = ledger.into_inner().into_writer().finish()?;
             let len = finish.file_len();
             while let Some(plan) = finish.next_plan() {
                 plan::apply(plan, &mut queue, disk)?;
