@@ -28,7 +28,7 @@ fn die(request: &Request, machine: &mut Machine) -> Result<End, Error> {
             core::hint::spin_loop();
         },
         6 => provoke::write_to_text(),
-        7 => provoke::execute_data(&vec![0xc3; 16]),
+        7 => provoke::execute_data(&*alloc::boxed::Box::new([0xc3; 16])),
         8 => provoke::write_to_page_tables(),
         9 => drop(provoke::overflow_stack(0)),
         10 => return write_to_disk_0(machine),
