@@ -6,6 +6,7 @@ mod cargo;
 mod ci;
 mod doctor;
 mod elf;
+mod fuzz;
 mod image;
 mod run;
 mod test;
@@ -42,6 +43,9 @@ enum Verb {
     Tidy,
     /// Build the op images to target/dist/images, or show their sizes
     Image(image::Options),
+    /// Fuzz parsers, devices and options on the host
+    #[command(subcommand)]
+    Fuzz(fuzz::Verb),
     /// Say what this machine lacks for building and testing, and the command that mends it
     Doctor(doctor::Options),
 }
@@ -55,6 +59,7 @@ fn main() -> ExitCode {
         Verb::Bench(options) => bench::bench(&options),
         Verb::Tidy => tidy::tidy(),
         Verb::Image(options) => image::image(&options),
+        Verb::Fuzz(verb) => fuzz::fuzz(&verb),
         Verb::Doctor(options) => doctor::doctor(&options),
     };
     match result {

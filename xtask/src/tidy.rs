@@ -1,6 +1,7 @@
 //! The rules that a tool can see. Each finding names the place and the rule.
 
 mod doors;
+mod fuzz;
 mod images;
 mod text;
 
@@ -10,6 +11,7 @@ pub fn tidy() -> Result<()> {
     let mut findings = Vec::new();
     findings.extend(doors::check()?);
     findings.extend(images::check()?);
+    findings.extend(fuzz::check()?);
     findings.extend(text::check()?);
     for finding in &findings {
         eprintln!("tidy: {finding}");
