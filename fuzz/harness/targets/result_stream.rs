@@ -178,7 +178,7 @@ fn print(frames: Vec<Frame>) {
     let described = Described { report, file };
     let lines = to_lines(std::slice::from_ref(&described), &Zone::named("UTC"));
     let acts = |character: char| (character.is_control() && character != '\n') || character == '\u{202e}';
-    assert!(!lines.contains(acts), "{lines:?}");
+    assert!(!lines.contains(acts), "acts on a terminal: {lines:?}");
     let json = to_json(&described);
     assert!(json.bytes().all(|byte| byte == b'\n' || (0x20..0x7f).contains(&byte)), "{json:?}");
     serde_json::from_str::<serde_json::Value>(&json).expect("valid JSON");

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 /// Bytes of guest memory.
-const MEMORY_LEN: u64 = 64 << 10;
+const MEMORY_LEN: u64 = 32 << 10;
 /// Where a well-behaved guest has its rings: apart, below the data.
 const PLAUSIBLE: Registers =
     Registers { size: 16, ready: true, descriptors: 0x1000, driver_area: 0x2000, device_area: 0x3000 };
@@ -20,8 +20,10 @@ const DATA: u64 = 0x4000;
 const SECTORS: u64 = 64;
 /// What a status byte holds before the device writes it.
 const NO_STATUS: u8 = 0xA5;
+/// Unit in which memory is compared.
+const PAGE_LEN: usize = 256;
 /// Steps of a script.
-const STEPS_MAX: usize = 512;
+const STEPS_MAX: usize = 128;
 
 /// A script of a hostile guest against two block devices: writes to memory, descriptors, doorbells, registers.
 /// Byte 0: bit 0 raw queue registers, from bytes 8 to 33, instead of sound ones; bits 1 to 3 the disk's request
@@ -220,12 +222,13 @@ impl<'m> Guest<'m> {
         let before = self.snapshot();
         let result = work(&mut self.queues, self.memory);
         let after = self.snapshot();
-        if let Some(writable) = self.writable(&before) {
-            for (at, (old, new)) in (0u64..).zip(before.iter().zip(&after)) {
-                assert!(
-                    old == new || writable.iter().any(|range| range.contains(&at)),
-                    "byte {at:#x} was not for writing"
-                );
+        // Whole pages first: a comparison of single bytes is dear under the engine.
+        let changed = |page: usize| before[page..page + PAGE_LEN] != after[page..page + PAGE_LEN];
+        let changed: Vec<usize> = (0..before.len()).step_by(PAGE_LEN).filter(|page| changed(*page)).collect();
+        if let Some(writable) = self.writable(&before).filter(|_| !changed.is_empty()) {
+            for at in changed.into_iter().flat_map(|page| page..page + PAGE_LEN) {
+                let given = writable.iter().any(|range| range.contains(&(at as u64)));
+                assert!(before[at] == after[at] || given, "byte {at:#x} was not for writing");
             }
         }
         result

@@ -235,8 +235,9 @@ fn read(text: &str, success: bool) -> Outcome {
 fn signature(text: &str) -> String {
     let mut lines = text.lines();
     let panic = lines.find(|line| line.contains("panicked at ")).map(|line| {
-        let message: Vec<&str> =
-            lines.take_while(|line| !line.starts_with("note: ") && !line.starts_with("==")).collect();
+        let message: Vec<&str> = lines
+            .take_while(|line| !["note: ", "==", "stack backtrace:"].iter().any(|end| line.starts_with(end)))
+            .collect();
         format!("{line} {}", message.join(" "))
     });
     let summary = || text.lines().find(|line| line.starts_with("SUMMARY") || line.contains("ERROR: libFuzzer"));
