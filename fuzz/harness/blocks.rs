@@ -63,4 +63,7 @@ impl Blocks for FuzzBlocks<'_, '_> {
         let result = self.serve(&mut request);
         Some(Completion { token, request, result })
     }
+
+    /// No harness reads progress.
+    fn post(&mut self, _: Vec<u8>) {}
 }

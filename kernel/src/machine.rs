@@ -2,16 +2,18 @@
 
 use crate::blk::{Device, Lane, Queue};
 use crate::bus::{Adopt, BusError, Notify};
+use crate::death::die;
 use crate::mailbox::Mailbox;
 use crate::smp;
 use alloc::vec::Vec;
+use instar_abi::epitaph::Death;
+use instar_abi::reply::Frame;
 use instar_io::{Env, LaneWork, ReplyError};
 use virtio_drivers::transport::Transport;
 
 /// [`Env`] over virtio queues and the control device.
 pub struct Machine {
     lanes: Vec<Lane>,
-    pub(crate) mailbox: Mailbox,
 }
 
 /// Collects the devices that the bus finds.
@@ -49,10 +51,19 @@ impl Adopt for Devices {
 }
 
 impl Machine {
-    /// A machine over its queues.
+    /// A machine over its queues; lane 0 gets the control device. `None` without a lane.
     #[must_use]
-    pub fn new(lanes: Vec<Lane>, mailbox: Mailbox) -> Self {
-        Self { lanes, mailbox }
+    pub fn new(mut lanes: Vec<Lane>, mailbox: Mailbox) -> Option<Self> {
+        lanes.first_mut()?.set_mailbox(mailbox);
+        Some(Self { lanes })
+    }
+
+    /// Sends the last frame and switches the machine off.
+    pub fn end(&mut self, frame: &Frame) -> ! {
+        match self.lanes.first_mut().and_then(Lane::mailbox) {
+            Some(mailbox) => mailbox.end(frame),
+            None => die(Death::BadControl, "no lane"),
+        }
     }
 }
 
@@ -72,6 +83,6 @@ impl Env for Machine {
     }
 
     fn reply(&mut self, batch: Vec<u8>) -> Result<(), ReplyError> {
-        self.mailbox.reply(batch)
+        self.lanes.first_mut().and_then(Lane::mailbox).ok_or(ReplyError)?.reply(batch)
     }
 }

@@ -17,6 +17,8 @@ use zerocopy::FromBytes;
 /// The control device and how far the reply has come.
 pub struct Mailbox {
     queue: Queue,
+    /// A posted batch is under way.
+    posted: bool,
     reply_len: u64,
     reply_len_max: u64,
 }
@@ -27,7 +29,7 @@ impl Mailbox {
     /// Dies with [`Death::BadControl`] when header or request are not this run's.
     #[must_use]
     pub fn open(queue: Queue, line: &CommandLine) -> (Self, Request) {
-        let mut mailbox = Self { queue, reply_len: 0, reply_len_max: 0 };
+        let mut mailbox = Self { queue, posted: false, reply_len: 0, reply_len_max: 0 };
         let placed = line.control.and_then(|(address, len)| mem::placed(address, len));
         let (header, request) = match placed {
             Some(bytes) => (bytes.clone(), bytes),
@@ -55,11 +57,40 @@ impl Mailbox {
     /// # Errors
     /// The launcher refused it, or the limit is reached.
     pub fn reply(&mut self, batch: Vec<u8>) -> Result<(), ReplyError> {
-        let len = batch.len() as u64;
-        let end = self.reply_len.checked_add(len).filter(|&end| end <= self.reply_len_max).ok_or(ReplyError)?;
-        let offset = REPLY_BASE + self.reply_len;
-        self.reply_len = end;
+        while self.under_way() {
+            core::hint::spin_loop();
+        }
+        let offset = self.next_offset(&batch)?;
         self.transfer(Action::Write, offset, batch).map(drop)
+    }
+
+    /// Submits one padded batch of frames, which the next kick starts; leaves it out while another is under way.
+    /// A batch that the launcher refuses is noticed by the next [`Mailbox::reply`], which is refused too.
+    pub fn post(&mut self, batch: Vec<u8>) {
+        if self.under_way() {
+            return;
+        }
+        if let Ok(offset) = self.next_offset(&batch) {
+            let request = BlockRequest { disk: 0, action: Action::Write, offset, segments: vec![batch] };
+            self.posted = self.queue.submit(0, request).is_ok();
+        }
+    }
+
+    /// The control device's queue, for a kick.
+    pub(crate) fn queue(&mut self) -> &mut Queue {
+        &mut self.queue
+    }
+
+    fn under_way(&mut self) -> bool {
+        self.posted = self.posted && self.queue.poll().is_none();
+        self.posted
+    }
+
+    /// Where the next batch goes.
+    fn next_offset(&mut self, batch: &[u8]) -> Result<u64, ReplyError> {
+        let end = self.reply_len.checked_add(batch.len() as u64);
+        let end = end.filter(|&end| end <= self.reply_len_max).ok_or(ReplyError)?;
+        Ok(REPLY_BASE + core::mem::replace(&mut self.reply_len, end))
     }
 
     /// Sends the last frame and switches the machine off.

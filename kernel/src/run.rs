@@ -20,9 +20,9 @@ pub fn run(start_info: u64, operation: impl FnOnce(&Request, &mut Machine) -> Re
     }
     let Some((control, lanes)) = devices.into_queues() else { die(Death::BadControl, "no device") };
     let (mailbox, request) = Mailbox::open(control, &line);
-    let mut machine = Machine::new(lanes, mailbox);
+    let Some(mut machine) = Machine::new(lanes, mailbox) else { die(Death::BadControl, "no lane") };
     let end = operation(&request, &mut machine).unwrap_or_else(End::Failed);
-    machine.mailbox.end(&Frame::End(end))
+    machine.end(&Frame::End(end))
 }
 
 #[panic_handler]

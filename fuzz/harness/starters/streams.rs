@@ -6,8 +6,8 @@ use instar_abi::facts::{Backing, Image, Node, Snapshot, Value};
 use instar_abi::format::Format;
 use instar_abi::reply::{End, FinalLength, Frame, Need, encode_frame, pad_batch};
 use instar_abi::request::{
-    Access, Answer, Budget, Convert, Disk, DiskId, Given, HostExtent, Layer, LayerId, NeedKind, Op, RawGate, Request,
-    TargetFormat, Window,
+    Access, Answer, Before, Budget, Convert, Disk, DiskId, Given, HostExtent, Layer, LayerId, NeedKind, Op,
+    Qcow2Options, RawGate, Request, TargetFormat, Window,
 };
 use zerocopy::IntoBytes as _;
 
@@ -112,10 +112,14 @@ pub fn replies() -> Vec<(String, Vec<u8>)> {
     let qcow2 = Error::Qcow2 { layer: LayerId(0), error: Qcow2Error::Version { found: 9 } };
     let read = Error::Read(ReadError::Io { disk: DiskId(0), offset: 512 });
     let convert = Op::Convert(Convert {
-        source: LayerId(0),
+        sources: vec![LayerId(0)],
+        snapshot: None,
         target: DiskId(1),
-        target_format: TargetFormat::Qcow2,
+        target_format: TargetFormat::Qcow2(Qcow2Options::default()),
+        before: Before::Empty,
         sparse_len: 4096,
+        any_order: false,
+        salvage: false,
     });
     let coded = |op| [&[2, 4], request(op).encode().expect("memory").as_slice()].concat();
     // The build id changes with every change of the ABI; the target puts it in.

@@ -191,7 +191,7 @@ fn check_request(bytes: &[u8]) {
     match &request.op {
         Op::Info { image } => layer(*image),
         Op::Convert(convert) => {
-            layer(convert.source);
+            convert.sources.iter().copied().for_each(layer);
             disk(convert.target);
         }
     }

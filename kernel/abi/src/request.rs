@@ -52,15 +52,51 @@ pub enum Op {
 /// Parameters of convert.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Convert {
-    /// The image to read.
-    pub source: LayerId,
+    /// The images to read, one behind the other; at least one.
+    pub sources: Vec<LayerId>,
+    /// Read this internal snapshot of the only source.
+    pub snapshot: Option<SnapshotName>,
     /// The disk to write; its access is [`Access::Output`].
     pub target: DiskId,
     /// What to make of it.
     pub target_format: TargetFormat,
+    /// What the target holds before.
+    pub before: Before,
     /// Runs of zeros of at least this many bytes become holes; 0: allocate everything.
     /// A multiple of 512, at most 16 MiB.
     pub sparse_len: u32,
+    /// Clusters may be allocated as lanes get to them, in any order.
+    pub any_order: bool,
+    /// Content that can't be read becomes zeros.
+    pub salvage: bool,
+}
+
+/// How the user names an internal snapshot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SnapshotName {
+    /// All identifiers first, then all names.
+    IdOrName(Vec<u8>),
+    /// An identifier.
+    Id(Vec<u8>),
+    /// A name.
+    Name(Vec<u8>),
+}
+
+/// What a target holds before it is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Before {
+    /// Nothing: it reads as zeros, and its length is set at the end.
+    Empty,
+    /// An existing raw target of fixed length with unknown content: zeros must be written.
+    Unknown {
+        /// Its length in bytes.
+        len: u64,
+    },
+    /// An existing raw target of fixed length that reads as zeros.
+    Zeros {
+        /// Its length in bytes.
+        len: u64,
+    },
 }
 
 /// Format and options of a new image.
@@ -68,8 +104,65 @@ pub struct Convert {
 pub enum TargetFormat {
     /// Bytes as they are.
     Raw,
-    /// qcow2 version 3, 64 KiB clusters, 16-bit refcounts.
-    Qcow2,
+    /// qcow2.
+    Qcow2(Qcow2Options),
+}
+
+/// Options of a new qcow2 image. The guest checks that they fit together.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Qcow2Options {
+    /// 2 (compat 0.10) or 3 (compat 1.1).
+    pub version: u32,
+    /// log2 of the cluster size in bytes, 9 to 21.
+    pub cluster_bits: u32,
+    /// log2 of the bits of a refcount, 0 to 6; 4 with version 2.
+    pub refcount_order: u32,
+    /// Refcounts may be out of date while the image is open.
+    pub lazy_refcounts: bool,
+    /// L2 entries of 16 bytes with subclusters.
+    pub extended_l2: bool,
+    /// The codec of compressed clusters.
+    pub compression: Compression,
+    /// Write compressed clusters (`-c`).
+    pub compress: bool,
+    /// The new image is an overlay: only what the top layer of the source owns is copied.
+    pub backing: Option<NewBacking>,
+}
+
+impl Default for Qcow2Options {
+    /// qemu-img's defaults.
+    fn default() -> Self {
+        Self {
+            version: 3,
+            cluster_bits: 16,
+            refcount_order: 4,
+            lazy_refcounts: false,
+            extended_l2: false,
+            compression: Compression::Zlib,
+            compress: false,
+            backing: None,
+        }
+    }
+}
+
+/// The codec of compressed clusters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Compression {
+    /// Raw deflate.
+    Zlib,
+    /// Zstandard.
+    Zstd,
+}
+
+/// The layer below a new image.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewBacking {
+    /// Name to record, as the user typed it.
+    pub name: Vec<u8>,
+    /// Format to record.
+    pub format: Vec<u8>,
+    /// The image itself, for its virtual size.
+    pub layer: LayerId,
 }
 
 /// What the guest may do with a disk.
@@ -207,7 +300,14 @@ impl Request {
         let layer = |id: LayerId| usize::try_from(id.0).is_ok_and(|index| index < self.layers.len());
         let op = match &self.op {
             Op::Info { image } => layer(*image),
-            Op::Convert(convert) => layer(convert.source) && disk(convert.target),
+            Op::Convert(convert) => {
+                let backing = match &convert.target_format {
+                    TargetFormat::Qcow2(Qcow2Options { backing: Some(backing), .. }) => layer(backing.layer),
+                    _ => true,
+                };
+                let sources = !convert.sources.is_empty() && convert.sources.iter().all(|&source| layer(source));
+                sources && backing && disk(convert.target)
+            }
         };
         op && self.layers.iter().all(|l| disk(l.disk))
             && self.answers.iter().all(|answer| {

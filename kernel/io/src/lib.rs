@@ -109,6 +109,11 @@ pub trait Blocks {
 
     /// The next finished request, in any order; `None` when nothing has finished yet.
     fn poll(&mut self) -> Option<Completion>;
+
+    /// Sends one batch of reply frames, padded to whole sectors, with the next kick and without waiting: for
+    /// progress while lanes run. A batch is left out while an earlier one is under way, and on every lane but
+    /// lane 0, which alone has the control device.
+    fn post(&mut self, batch: Vec<u8>);
 }
 
 /// What a lane runs: its index and its queues.

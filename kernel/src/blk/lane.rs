@@ -1,12 +1,15 @@
 //! A lane's queues, one on every disk of the job.
 
 use super::queue::{Finished, Queue, Refused};
+use crate::mailbox::Mailbox;
 use alloc::vec::Vec;
 use instar_io::{BlockRequest, Blocks, Completion, SubmitError, Token};
 
 /// The queues of one lane, in the order of the job's disks.
 pub struct Lane {
     queues: Vec<Queue>,
+    /// Lane 0 has the control device.
+    mailbox: Option<Mailbox>,
     /// Where the next poll starts, so that no disk starves another.
     turn: usize,
     next: u64,
@@ -16,18 +19,17 @@ impl Lane {
     /// A lane over its queues.
     #[must_use]
     pub fn new(queues: Vec<Queue>) -> Self {
-        Self { queues, turn: 0, next: 0 }
+        Self { queues, mailbox: None, turn: 0, next: 0 }
     }
-}
 
-/// Rings once for all queues that share a doorbell, and once for each that has its own register.
-pub(crate) fn kick<'a>(queues: impl Iterator<Item = &'a mut Queue>) {
-    let mut rung = None;
-    for notify in queues.filter_map(Queue::take_notification) {
-        if rung != Some(notify) {
-            notify.ring();
-            rung = Some(notify);
-        }
+    /// Gives the lane the control device.
+    pub(crate) fn set_mailbox(&mut self, mailbox: Mailbox) {
+        self.mailbox = Some(mailbox);
+    }
+
+    /// The control device, where the lane has it.
+    pub(crate) fn mailbox(&mut self) -> Option<&mut Mailbox> {
+        self.mailbox.as_mut()
     }
 }
 
@@ -48,7 +50,21 @@ impl Blocks for Lane {
     }
 
     fn kick(&mut self) {
-        kick(self.queues.iter_mut());
+        let mailbox = self.mailbox.as_mut().map(Mailbox::queue);
+        let mut rung = None;
+        // Once for all queues that share a doorbell, and once for each that has its own register.
+        for notify in self.queues.iter_mut().chain(mailbox).filter_map(Queue::take_notification) {
+            if rung != Some(notify) {
+                notify.ring();
+                rung = Some(notify);
+            }
+        }
+    }
+
+    fn post(&mut self, batch: Vec<u8>) {
+        if let Some(mailbox) = &mut self.mailbox {
+            mailbox.post(batch);
+        }
     }
 
     fn poll(&mut self) -> Option<Completion> {

@@ -13,7 +13,7 @@ use crate::job::{Machine, convert, size};
 use crate::render::escape::shown;
 use crate::render::progress::{self, Meter};
 use instar_abi::layout::LANES_MAX;
-use instar_abi::request::TargetFormat;
+use instar_abi::request::{Qcow2Options, TargetFormat};
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -288,7 +288,7 @@ fn check_parallel(typed: &OsStr) -> Result<(), UsageError> {
 fn target_format(typed: Option<&OsStr>) -> Result<TargetFormat, UsageError> {
     match typed.map(OsStr::as_encoded_bytes) {
         None | Some(b"raw") => Ok(TargetFormat::Raw),
-        Some(b"qcow2") => Ok(TargetFormat::Qcow2),
+        Some(b"qcow2") => Ok(TargetFormat::Qcow2(Qcow2Options::default())),
         Some(name) => match instar_abi::format::Format::from_name(name) {
             Some(format) => Err(UsageError::NotYet { what: format!("target format '{}'", format.name()) }),
             None => Err(UsageError::alone(format!("Unknown file format '{}'", shown(name)))),

@@ -16,7 +16,7 @@ use crate::render::image_file::full_backing_name;
 use crate::render::report::Lie;
 use instar_abi::reply::{End, FinalLength, Frame, Need};
 use instar_abi::request::{
-    Access, Answer, Convert, Disk, DiskId, Given, Layer, LayerId, NeedKind, Op, RawGate, TargetFormat,
+    Access, Answer, Before, Convert, Disk, DiskId, Given, Layer, LayerId, NeedKind, Op, RawGate, TargetFormat,
 };
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -48,7 +48,7 @@ impl Meant {
     pub const fn format_name(&self) -> &'static str {
         match self.format {
             TargetFormat::Raw => "raw",
-            TargetFormat::Qcow2 => "qcow2",
+            TargetFormat::Qcow2(_) => "qcow2",
         }
     }
 }
@@ -98,10 +98,14 @@ impl Chain {
         })?;
         let window = name.window(opened.len).map_err(|error| Failure::Name { typed: name.typed.clone(), error })?;
         let op = Op::Convert(Convert {
-            source: LayerId(0),
+            sources: vec![LayerId(0)],
+            snapshot: None,
             target: DiskId(1),
             target_format: meant.format.clone(),
+            before: Before::Empty,
             sparse_len: meant.sparse_len,
+            any_order: false,
+            salvage: false,
         });
         let request =
             request(op, limits::CONVERT_BUDGET, meant.lanes).map_err(|e| Failure::Random(e.raw_os_error()))?;

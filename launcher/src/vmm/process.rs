@@ -24,7 +24,7 @@ pub fn close_others(keep: &[RawFd]) {
     }
 }
 
-/// Interrupts the current thread's KVM calls every [`TICK`], so that deadlines are looked at.
+/// Interrupts the current thread's KVM calls every tenth of a second, so that deadlines are looked at.
 ///
 /// # Errors
 /// The host's.

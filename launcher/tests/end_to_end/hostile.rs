@@ -130,7 +130,7 @@ fn every_hostile_image_gets_an_answer() {
     }
     let directory = scratch();
     let valid = valid(directory.path());
-    let ours = binaries.join("qemu-img");
+    let ours = binaries.join("instar");
     let mut complaints = Vec::new();
     for (what, bytes) in hostile(&valid) {
         std::fs::write(directory.path().join("h.img"), &bytes).expect("writable");

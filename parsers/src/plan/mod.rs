@@ -7,7 +7,7 @@
 //! flush
 //! ```
 //!
-//! A plan is computed without writing, checked ([`Plan::check`]), applied as it stands ([`apply`]), and in tests
+//! A plan is computed without writing, checked ([`Plan::check`]), applied as it stands ([`fn@apply`]), and in tests
 //! replayed against every crash (`sim`).
 
 mod apply;

@@ -75,6 +75,7 @@ struct Shared {
     kicks: Arc<AtomicU64>,
     fault: Fault,
     reverse: bool,
+    posted: Arc<Mutex<Vec<Frame>>>,
 }
 
 /// One lane's queues.
@@ -152,6 +153,12 @@ impl Blocks for FakeLane {
         let result = self.serve(&mut request);
         Some(Completion { token, request, result })
     }
+
+    fn post(&mut self, batch: Vec<u8>) {
+        assert!(batch.len().is_multiple_of(SECTOR_LEN as usize));
+        let mut posted = self.shared.posted.lock().expect("not poisoned");
+        decode_batch(&batch, |frame| posted.push(frame)).expect("frames decode");
+    }
 }
 
 /// The machine of a job.
@@ -193,6 +200,13 @@ impl Machine {
     /// Kicks so far: each is an exit of the guest.
     pub fn kicks(&self) -> u64 {
         self.shared.kicks.load(Ordering::SeqCst)
+    }
+}
+
+impl Machine {
+    /// Frames posted while lanes ran.
+    pub fn posted(&self) -> Vec<Frame> {
+        self.shared.posted.lock().expect("not poisoned").clone()
     }
 }
 

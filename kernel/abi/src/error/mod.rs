@@ -180,6 +180,8 @@ pub enum ChainError {
 /// Why a target can't be made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum TargetError {
+    /// The request asks for something that this op image can't make.
+    Unsupported,
     /// The virtual size is too large for the target format and its options.
     TooLarge {
         /// Virtual size in bytes.

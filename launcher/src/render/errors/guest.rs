@@ -41,8 +41,10 @@ pub(super) fn error(names: &Names, error: &Error) -> Message {
                  for file format '{format}' (at most {max})"
             ))
         }
-        Error::WrongOp => Message::new("the op image can't do what it was asked")
-            .with_hint("launcher and op images don't belong together: cargo xtask build"),
+        Error::Target(TargetError::Unsupported) | Error::WrongOp => {
+            Message::new("the op image can't do what it was asked")
+                .with_hint("launcher and op images don't belong together: cargo xtask build")
+        }
     }
 }
 

@@ -9,9 +9,9 @@ use crate::qcow2::create::Writer;
 use crate::store::{Budget, Cache, Queue, Store};
 use alloc::vec;
 use alloc::vec::Vec;
-use instar_abi::error::{Error, WriteError};
+use instar_abi::error::{Error, TargetError, WriteError};
 use instar_abi::reply::{End, FinalLength, Frame, Need};
-use instar_abi::request::{Access, Convert, Disk, Op, Request, TargetFormat};
+use instar_abi::request::{Access, Before, Convert, Disk, LayerId, Op, Qcow2Options, Request, TargetFormat};
 use instar_io::Env;
 use spin::Mutex;
 
@@ -25,8 +25,9 @@ pub fn convert<E: Env>(request: &Request, env: &mut E) -> Result<End, Error> {
     let Op::Convert(convert) = &request.op else { return Err(Error::WrongOp) };
     let target_disk = usize::try_from(convert.target.0).ok().and_then(|index| request.disks.get(index));
     let Some(Disk { access: Access::Output { capacity }, .. }) = target_disk else { return Err(Error::WrongOp) };
+    let source = supported(convert)?;
     let mut budget = Budget::from(request.budget);
-    let chain = match open_source(request, convert, env, &mut budget)? {
+    let chain = match open_source(request, source, env, &mut budget)? {
         Resolved::Complete(chain) => chain,
         Resolved::Incomplete(needs) => return ask(env, needs),
     };
@@ -43,16 +44,29 @@ pub fn convert<E: Env>(request: &Request, env: &mut E) -> Result<End, Error> {
     Ok(End::Done { lengths: vec![FinalLength { disk: convert.target, len }] })
 }
 
+/// The only source of a job of which nothing is asked that this op can't do.
+fn supported(convert: &Convert) -> Result<LayerId, Error> {
+    let default = match &convert.target_format {
+        TargetFormat::Raw => true,
+        TargetFormat::Qcow2(options) => *options == Qcow2Options::default(),
+    };
+    let plain = convert.snapshot.is_none() && convert.before == Before::Empty && !convert.any_order && !convert.salvage;
+    match convert.sources[..] {
+        [source] if default && plain => Ok(source),
+        _ => Err(Error::Target(TargetError::Unsupported)),
+    }
+}
+
 fn open_source<E: Env>(
     request: &Request,
-    convert: &Convert,
+    source: LayerId,
     env: &mut E,
     budget: &mut Budget,
 ) -> Result<Resolved, Error> {
     let mut queue = Queue::new(env.lane());
     let mut cache = Cache::new();
     let mut store = Store { queue: &mut queue, cache: &mut cache, budget, disks: &request.disks };
-    Chain::open(&mut store, request, convert.source)
+    Chain::open(&mut store, request, source)
 }
 
 fn ask<E: Env>(env: &mut E, needs: Vec<Need>) -> Result<End, Error> {
@@ -64,12 +78,12 @@ fn ask<E: Env>(env: &mut E, needs: Vec<Need>) -> Result<End, Error> {
 
 fn target(convert: &Convert, capacity: u64, virtual_size: u64, budget: &mut Budget) -> Result<Target, Error> {
     let disk = convert.target;
-    let format = match convert.target_format {
+    let format = match &convert.target_format {
         TargetFormat::Raw if virtual_size > capacity => {
             return Err(Error::Write(WriteError::Capacity { disk, end: virtual_size }));
         }
         TargetFormat::Raw => Format::Raw,
-        TargetFormat::Qcow2 => {
+        TargetFormat::Qcow2(_) => {
             let writer = Writer::new(budget, virtual_size, disk, capacity)?;
             Format::Qcow2(Mutex::new(Ledger::new(writer)))
         }

@@ -6,7 +6,8 @@ use instar_abi::error::{ChainError, Error, Qcow2Error, WriteError};
 use instar_abi::format::Format;
 use instar_abi::reply::{End, FinalLength, Frame};
 use instar_abi::request::{
-    Access, Answer, Convert, Disk, DiskId, Given, HostExtent, LayerId, NeedKind, Op, RawGate, Request, TargetFormat,
+    Access, Answer, Before, Convert, Disk, DiskId, Given, HostExtent, LayerId, NeedKind, Op, Qcow2Options, RawGate,
+    Request, TargetFormat,
 };
 use std::path::Path;
 
@@ -15,7 +16,16 @@ fn job(sources: Vec<Vec<u8>>, target_format: TargetFormat) -> (Request, Vec<Memo
     let mut disks: Vec<MemoryDisk> = sources.into_iter().map(MemoryDisk::new).collect();
     disks.push(MemoryDisk::default());
     let target = DiskId(disks.len() as u32 - 1);
-    let op = Op::Convert(Convert { source: LayerId(0), target, target_format, sparse_len: 4096 });
+    let op = Op::Convert(Convert {
+        sources: vec![LayerId(0)],
+        snapshot: None,
+        target,
+        target_format,
+        before: Before::Empty,
+        sparse_len: 4096,
+        any_order: false,
+        salvage: false,
+    });
     let mut request = request(op, &disks);
     request.layers.pop();
     request.layers.iter_mut().for_each(|layer| layer.raw_gate = RawGate::Open);
@@ -59,7 +69,7 @@ fn check(dir: &Path, file: &str) {
         assert!(ours == expected, "{file}: raw content differs, {lanes} lanes");
         assert!(disks[1].written() <= allocated(&expected), "{file}: zeros written");
 
-        let (mut job, disks) = self::job(vec![read(dir, file)], TargetFormat::Qcow2);
+        let (mut job, disks) = self::job(vec![read(dir, file)], TargetFormat::Qcow2(Qcow2Options::default()));
         job.lanes = lanes;
         let ours = run(&job, &disks).unwrap_or_else(|error| panic!("{file}: {error:?}"));
         let first = first.get_or_insert_with(|| ours.clone());
@@ -146,7 +156,7 @@ fn raw_images_of_every_length_are_converted_as_by_qemu_img() {
         let (mut job, disks) = job(vec![bytes.clone()], TargetFormat::Raw);
         job.layers[0].format = Some(Format::Raw);
         assert!(run(&job, &disks) == Ok(expected.clone()), "{len}");
-        let (mut job, disks) = self::job(vec![bytes], TargetFormat::Qcow2);
+        let (mut job, disks) = self::job(vec![bytes], TargetFormat::Qcow2(Qcow2Options::default()));
         job.layers[0].format = Some(Format::Raw);
         check_clean(dir, &run(&job, &disks).unwrap(), &expected);
     }
@@ -273,7 +283,11 @@ fn every_failing_request_is_reported_whatever_the_lanes() {
     let bytes: Vec<u8> = (0..9_000_000u32).map(|index| (index / 1000) as u8 & 0x7f).collect();
     std::fs::write(dir.join("a.raw"), &bytes).unwrap();
     qemu_img(dir, "convert -f raw -O qcow2 a.raw a.qcow2").unwrap();
-    for (lanes, target) in [(1, TargetFormat::Qcow2), (3, TargetFormat::Qcow2), (2, TargetFormat::Raw)] {
+    for (lanes, target) in [
+        (1, TargetFormat::Qcow2(Qcow2Options::default())),
+        (3, TargetFormat::Qcow2(Qcow2Options::default())),
+        (2, TargetFormat::Raw),
+    ] {
         let (mut job, disks) = job(vec![read(dir, "a.qcow2")], target);
         job.lanes = lanes;
         let mut sound = Machine::with_fault(&job, &disks, Fault::None, true);
@@ -302,9 +316,11 @@ fn job_target(job: &Request) -> TargetFormat {
 
 #[test]
 fn an_output_never_grows_past_its_capacity() {
-    for (target, capacity) in
-        [(TargetFormat::Raw, (1 << 20) - 512), (TargetFormat::Qcow2, 1 << 20), (TargetFormat::Qcow2, 65536)]
-    {
+    for (target, capacity) in [
+        (TargetFormat::Raw, (1 << 20) - 512),
+        (TargetFormat::Qcow2(Qcow2Options::default()), 1 << 20),
+        (TargetFormat::Qcow2(Qcow2Options::default()), 65536),
+    ] {
         let (mut job, disks) = job(vec![vec![1; 1 << 20]], target);
         job.disks[1].access = Access::Output { capacity };
         let result = run(&job, &disks);
@@ -329,7 +345,7 @@ fn a_huge_sparse_disk_needs_little() {
     let dir = dir.path();
     qemu_img(dir, "create -q -f qcow2 a.qcow2 1T").unwrap();
     qemu_io(dir, "a.qcow2", "write -P 1 0 64k; write -P 2 500G 4k; write -P 3 1099511562240 64k").unwrap();
-    let (job, disks) = job(vec![read(dir, "a.qcow2")], TargetFormat::Qcow2);
+    let (job, disks) = job(vec![read(dir, "a.qcow2")], TargetFormat::Qcow2(Qcow2Options::default()));
     let mut machine = Machine::new(&job, &disks);
     let ours = run_in(&mut machine, &job, &disks).unwrap();
     assert!(machine.kicks() < 32, "{} kicks", machine.kicks());
