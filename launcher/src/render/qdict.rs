@@ -74,6 +74,12 @@ impl QDict {
         self.buckets.values().flat_map(|entries| entries.iter().rev()).map(|(key, value)| (key.as_slice(), value))
     }
 
+    /// Members.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.buckets.values().map(Vec::len).sum()
+    }
+
     /// Whether there are no members.
     #[must_use]
     pub fn is_empty(&self) -> bool {

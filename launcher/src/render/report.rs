@@ -12,6 +12,9 @@ use instar_abi::reply::Frame;
 pub const SNAPSHOTS_MAX: usize = 65_536;
 /// Most nodes of a report: 65,535 bitmaps of five nodes each, and room for the rest.
 pub const NODES_MAX: usize = 400_000;
+/// Most members of one object; qemu-img's largest has about twenty. Keys of one bucket are looked through one by
+/// one, so a guest that picks them could keep us busy for minutes.
+pub const MEMBERS_MAX: usize = 256;
 /// Longest key in bytes; qemu-img's longest is below 32.
 pub const KEY_LEN_MAX: usize = 64;
 
@@ -146,6 +149,9 @@ impl Tree {
         let plain = node.key.len() <= KEY_LEN_MAX && node.key.iter().all(u8::is_ascii_graphic);
         if node.key.is_empty() != in_list || !plain {
             return Err(Lie::Key);
+        }
+        if matches!(&self.innermost().members, Members::Object(dict) if dict.len() >= MEMBERS_MAX) {
+            return Err(Lie::TooMany);
         }
         let value = match node.value {
             facts::Value::Object => {
@@ -306,5 +312,13 @@ mod tests {
         let flag = || node(0, "a", facts::Value::Bool(true));
         collector.take(Frame::Specific(vec![flag(); NODES_MAX])).expect("as many as allowed");
         assert_eq!(collector.take(Frame::Specific(vec![flag()])), Err(Lie::TooMany));
+    }
+
+    /// Found beside the fuzz target `result_stream`: 400,000 keys of one bucket took minutes to tell apart.
+    #[test]
+    fn an_object_of_hundreds_of_members_is_a_lie() {
+        let members = |count: usize| (0..count).map(|i| node(0, &format!("k{i}"), facts::Value::Bool(true))).collect();
+        assert!(specific(members(MEMBERS_MAX)).is_ok());
+        assert_eq!(specific(members(MEMBERS_MAX + 1)), Err(Lie::TooMany));
     }
 }
