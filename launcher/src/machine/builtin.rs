@@ -4,7 +4,8 @@ use super::{Job, MachineError};
 use crate::disk::Disk;
 use crate::disk::control::Control;
 use crate::vmm::elf::Image;
-use crate::vmm::run::{LastWords, Prepared, Setup, Stop};
+use crate::vmm::run::{LastWords, Prepared, Setup};
+use crate::vmm::shared::Stop;
 use crate::vmm::{process, sandbox};
 use std::sync::Arc;
 

@@ -8,7 +8,8 @@
 //! elf      the op image, checked       memory   guest memory: volatile copies, vectored file I/O
 //! block    virtio-blk requests         queue    queues of one lane, adopted at the doorbell
 //! mmio     virtio-mmio registers       vcpu     processor state and the exit loop
-//! run      one run, start to end       sandbox  what the process gives up before it
+//! shared   what vCPUs share            sandbox  what the process gives up before it
+//! run      one run, start to end
 //! process  fork, signals, descriptors
 //! ```
 //!
@@ -22,4 +23,5 @@ pub mod process;
 pub mod queue;
 pub mod run;
 pub mod sandbox;
+pub mod shared;
 pub mod vcpu;

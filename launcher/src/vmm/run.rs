@@ -3,22 +3,22 @@
 //! [`Prepared::new`] opens KVM and makes memory and vCPUs. After the process has locked itself
 //! down (`sandbox`), [`Prepared::run`] boots the guest and tells how it stopped.
 
-use super::block::GuestFault;
 use super::elf::Image;
 use super::memory::Memory;
 use super::mmio;
 use super::queue::LaneQueues;
+use super::shared::{Shared, Start, Stop};
 use super::vcpu::{self, Vcpu};
 use crate::disk::Disk;
 use instar_abi::epitaph::{Death, Epitaph};
 use instar_abi::{layout, table};
-use kvm_bindings::{kvm_sregs, kvm_userspace_memory_region};
+use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::{Kvm, VmFd};
 use std::fmt::Write as _;
 use std::io;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, Barrier, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::{Arc, Barrier};
+use std::time::Duration;
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
 /// Features of every device: the modern interface, indirect descriptors, flush; read-only where it is so.
@@ -75,30 +75,6 @@ pub enum PrepareError {
     Layout,
 }
 
-/// Why a run stopped.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stop {
-    /// The guest switched the machine off. Whether it ended well is in the reply and the epitaph.
-    PowerOff,
-    /// A lane has no more work.
-    LaneEnd,
-    /// The guest broke the contract of its devices.
-    GuestFault(GuestFault),
-    /// Three faults in a row.
-    TripleFault,
-    /// The guest halted, which it never does.
-    Halted,
-    /// KVM gave up.
-    InternalError,
-    /// The wall-clock limit is over.
-    TimeOut {
-        /// Where the guest was.
-        rip: u64,
-    },
-    /// A KVM call failed with this errno.
-    Kvm(i32),
-}
-
 /// What a dying guest left.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LastWords {
@@ -114,59 +90,6 @@ pub struct LastWords {
     pub cr2: u64,
     /// File of a panic, or the kernel's few words; the guest's bytes.
     pub text: Vec<u8>,
-}
-
-/// Where another lane starts.
-pub struct Start {
-    /// Lane 0's system registers.
-    pub sregs: kvm_sregs,
-    /// First instruction.
-    pub rip: u64,
-    /// Stack pointer.
-    pub rsp: u64,
-}
-
-/// What all vCPUs of a run share.
-pub struct Shared {
-    /// Guest memory.
-    pub memory: Memory,
-    mmio: Option<mmio::Bus>,
-    deadline: Instant,
-    stop: Mutex<Option<Stop>>,
-    starts: Vec<SyncSender<Start>>,
-}
-
-impl Shared {
-    /// The mmio bus, where the run has one.
-    #[must_use]
-    pub fn mmio(&self) -> Option<&mmio::Bus> {
-        self.mmio.as_ref()
-    }
-
-    /// Whether the wall-clock limit is over.
-    #[must_use]
-    pub fn expired(&self) -> bool {
-        Instant::now() >= self.deadline
-    }
-
-    /// Why the run has to stop, once some vCPU has said so.
-    #[must_use]
-    pub fn stopped(&self) -> Option<Stop> {
-        *self.stop.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Stops the run; the first reason stays.
-    pub fn stop(&self, stop: Stop) {
-        self.stop.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(stop);
-    }
-
-    /// Starts lane `lane`, at once or when its thread has seen the end of what it ran before. False when
-    /// there is no such lane, or a start is waiting already.
-    #[must_use]
-    pub fn start_lane(&self, lane: u32, start: Start) -> bool {
-        let starts = (lane as usize).checked_sub(1).and_then(|index| self.starts.get(index));
-        starts.is_some_and(|starts| starts.try_send(start).is_ok())
-    }
 }
 
 /// A machine that is ready to boot.
@@ -222,8 +145,7 @@ impl Prepared {
                 Some(mmio::Bus::new(setup.devices.iter().map(|disk| (features(&**disk, 1), disk.sectors()))))
             }
         };
-        let shared =
-            Shared { memory, mmio, deadline: Instant::now() + setup.time_limit, stop: Mutex::new(None), starts };
+        let shared = Shared::new(memory, mmio, setup.time_limit, starts);
         Ok(Self { vm, vcpus, waits, shared: Arc::new(shared) })
     }
 

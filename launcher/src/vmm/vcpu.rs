@@ -4,7 +4,7 @@ use super::block::GuestFault;
 use super::memory::Memory;
 use super::mmio;
 use super::queue::{LaneQueues, Registers};
-use super::run::{Shared, Start, Stop};
+use super::shared::{Shared, Start, Stop};
 use instar_abi::layout;
 use instar_abi::table;
 use kvm_bindings::{CpuId, KVM_MP_STATE_RUNNABLE, kvm_cpuid_entry2, kvm_mp_state, kvm_regs, kvm_segment, kvm_sregs};

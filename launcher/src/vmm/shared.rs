@@ -1,0 +1,92 @@
+//! What the vCPUs of a run share: memory, the deadline, why to stop, and how to start one another.
+
+use super::block::GuestFault;
+use super::memory::Memory;
+use super::mmio;
+use kvm_bindings::kvm_sregs;
+use std::sync::mpsc::SyncSender;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Why a run stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stop {
+    /// The guest switched the machine off. Whether it ended well is in the reply and the epitaph.
+    PowerOff,
+    /// A lane has no more work.
+    LaneEnd,
+    /// The guest broke the contract of its devices.
+    GuestFault(GuestFault),
+    /// Three faults in a row.
+    TripleFault,
+    /// The guest halted, which it never does.
+    Halted,
+    /// KVM gave up.
+    InternalError,
+    /// The wall-clock limit is over.
+    TimeOut {
+        /// Where the guest was.
+        rip: u64,
+    },
+    /// A KVM call failed with this errno.
+    Kvm(i32),
+}
+
+/// Where another lane starts.
+pub struct Start {
+    /// Lane 0's system registers.
+    pub sregs: kvm_sregs,
+    /// First instruction.
+    pub rip: u64,
+    /// Stack pointer.
+    pub rsp: u64,
+}
+
+/// What all vCPUs of a run share.
+pub struct Shared {
+    /// Guest memory.
+    pub memory: Memory,
+    mmio: Option<mmio::Bus>,
+    deadline: Instant,
+    stop: Mutex<Option<Stop>>,
+    starts: Vec<SyncSender<Start>>,
+}
+
+impl Shared {
+    /// Of a run that may take `time_limit` from now; `starts` leads to lane 1 and those after it.
+    #[must_use]
+    pub fn new(memory: Memory, mmio: Option<mmio::Bus>, time_limit: Duration, starts: Vec<SyncSender<Start>>) -> Self {
+        Self { memory, mmio, deadline: Instant::now() + time_limit, stop: Mutex::new(None), starts }
+    }
+
+    /// The mmio bus, where the run has one.
+    #[must_use]
+    pub fn mmio(&self) -> Option<&mmio::Bus> {
+        self.mmio.as_ref()
+    }
+
+    /// Whether the wall-clock limit is over.
+    #[must_use]
+    pub fn expired(&self) -> bool {
+        Instant::now() >= self.deadline
+    }
+
+    /// Why the run has to stop, once some vCPU has said so.
+    #[must_use]
+    pub fn stopped(&self) -> Option<Stop> {
+        *self.stop.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Stops the run; the first reason stays.
+    pub fn stop(&self, stop: Stop) {
+        self.stop.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(stop);
+    }
+
+    /// Starts lane `lane`, at once or when its thread has seen the end of what it ran before. False when
+    /// there is no such lane, or a start is waiting already.
+    #[must_use]
+    pub fn start_lane(&self, lane: u32, start: Start) -> bool {
+        let starts = (lane as usize).checked_sub(1).and_then(|index| self.starts.get(index));
+        starts.is_some_and(|starts| starts.try_send(start).is_ok())
+    }
+}
