@@ -5,7 +5,7 @@
 //! qemu-img compatibility mode ([`RawGate::Open`]) only what qemu-img's own probes know is looked
 //! for, and everything else is raw.
 
-use crate::store::ReadAt;
+use crate::store::{Part, ReadAt};
 use core::ops::Range;
 use instar_abi::error::{DetectError, Error};
 use instar_abi::format::Format;
@@ -37,12 +37,14 @@ struct Evidence<'a> {
 ///
 /// # Errors
 /// [`DetectError::Mismatch`] when the content is not what the user said, [`DetectError::RawGate`]
-/// when it is nothing known and may not be taken as raw; those of the reads.
+/// when it is nothing known and may not be taken as raw; a window past its disk; those of the reads.
 pub fn detect(io: &mut dyn ReadAt, id: LayerId, layer: &Layer) -> Result<Format, Error> {
     let disk = layer.disk;
-    if layer.format == Some(Format::Raw) || (layer.window.is_some() && layer.format.is_none()) {
+    if layer.format == Some(Format::Raw) {
         return Ok(Format::Raw);
     }
+    let part = Part::of(io, id, layer)?;
+    let io: &mut dyn ReadAt = &mut part.view(io);
     let len = io.len(disk);
     let head_len = usize::try_from(len).unwrap_or(HEAD_LEN).min(HEAD_LEN);
     let trailer = len.saturating_sub(TRAILER_LEN)..len;

@@ -1,6 +1,6 @@
 //! Layers on top of each other: holes are filled from below.
 
-use super::{Extent, Image, Kind, Opened, open};
+use super::{Driver, Extent, Image, Kind, Opened, open};
 use crate::align;
 use crate::qcow2::{Crypt, Qcow2};
 use crate::store::ReadAt;
@@ -56,7 +56,7 @@ impl Chain {
             // The request is checked: every id is in range.
             let Some(layer) = usize::try_from(id.0).ok().and_then(|index| request.layers.get(index)) else { break };
             let mut image = open(io, id, layer)?;
-            if let Opened::Qcow2(image) = &mut image {
+            if let Driver::Qcow2(image) = &mut image.driver {
                 if image.header().crypt() != Crypt::None {
                     return Err(Error::Encrypted { layer: id });
                 }

@@ -6,7 +6,7 @@ mod open;
 
 pub use chain::{Chain, Mapped, Resolved};
 pub use extent::{Codec, Extent, Kind};
-pub use open::{Opened, open};
+pub use open::{Driver, Opened, open};
 
 use crate::store::ReadAt;
 use core::ops::Range;

@@ -1,19 +1,30 @@
 //! The catalogue: the one place that knows every format that can be read.
 
-use super::{Extent, Image};
+use super::{Extent, Image, Kind};
+use crate::align;
 use crate::detect::detect;
 use crate::qcow2::Qcow2;
 use crate::raw::Raw;
-use crate::store::ReadAt;
+use crate::store::{Part, ReadAt};
 use alloc::boxed::Box;
 use core::ops::Range;
+use instar_abi::control::SECTOR_LEN;
 use instar_abi::error::Error;
 use instar_abi::format::Format;
 use instar_abi::request::{Layer, LayerId};
 
 /// An open layer.
 #[derive(Clone, Debug)]
-pub enum Opened {
+pub struct Opened {
+    /// Where its bytes are: whatever reads its metadata sees this part as the whole disk.
+    pub part: Part,
+    /// What they are.
+    pub driver: Driver,
+}
+
+/// An open layer's format.
+#[derive(Clone, Debug)]
+pub enum Driver {
     /// raw.
     Raw(Raw),
     /// qcow2.
@@ -25,25 +36,57 @@ pub enum Opened {
 /// # Errors
 /// Those of detection; [`Error::UnsupportedFormat`] for a format that is known and can't be read; the format's own.
 pub fn open(io: &mut dyn ReadAt, id: LayerId, layer: &Layer) -> Result<Opened, Error> {
-    match detect(io, id, layer)? {
-        Format::Raw | Format::Iso => Ok(Opened::Raw(Raw::open(io, id, layer)?)),
-        Format::Qcow2 => Ok(Opened::Qcow2(Box::new(Qcow2::open(io, id, layer.disk)?))),
-        format => Err(Error::UnsupportedFormat { layer: id, format }),
-    }
+    let format = detect(io, id, layer)?;
+    let part = Part::of(io, id, layer)?;
+    let driver = match format {
+        Format::Raw | Format::Iso => Driver::Raw(Raw::open(io, id, layer)?),
+        Format::Qcow2 => Driver::Qcow2(Box::new(Qcow2::open(&mut part.view(io), id, layer.disk)?)),
+        format => return Err(Error::UnsupportedFormat { layer: id, format }),
+    };
+    Ok(Opened { part, driver })
 }
 
 impl Image for Opened {
     fn virtual_size(&self) -> u64 {
-        match self {
-            Self::Raw(image) => image.virtual_size(),
-            Self::Qcow2(image) => image.virtual_size(),
+        match &self.driver {
+            Driver::Raw(image) => image.virtual_size(),
+            Driver::Qcow2(image) => image.virtual_size(),
         }
     }
 
     fn map(&self, io: &mut dyn ReadAt, range: Range<u64>) -> Result<Extent, Error> {
-        match self {
-            Self::Raw(image) => image.map(io, range),
-            Self::Qcow2(image) => image.map(io, range),
+        match &self.driver {
+            Driver::Raw(image) => image.map(io, range),
+            Driver::Qcow2(image) => {
+                let extent = image.map(&mut self.part.view(io), range)?;
+                let is_whole = self.part.offset == 0 && self.part.len == io.len(self.part.disk);
+                Ok(if is_whole { extent } else { on_disk(&self.part, extent) })
+            }
         }
+    }
+}
+
+/// The front of an extent that was mapped within a part, as it is on the disk. What follows the part is zero,
+/// though the disk may go on.
+fn on_disk(part: &Part, extent: Extent) -> Extent {
+    match extent.kind {
+        Kind::Data { disk, offset } if disk == part.disk => {
+            // A disk's last sector is padded with zeros.
+            let end = align::up(part.len, SECTOR_LEN).unwrap_or(part.len);
+            match end.checked_sub(offset).filter(|room| *room > 0) {
+                Some(room) => {
+                    let kind = Kind::Data { disk, offset: part.offset.saturating_add(offset) };
+                    Extent { len: extent.len.min(room), kind, ..extent }
+                }
+                None => Extent { kind: Kind::Zero, ..extent },
+            }
+        }
+        Kind::Encoded { disk, offset, len, codec, cluster_size, skip } if disk == part.disk => {
+            let room = part.len.saturating_sub(offset);
+            let len = len.min(u32::try_from(room).unwrap_or(u32::MAX));
+            let offset = part.offset.saturating_add(offset);
+            Extent { kind: Kind::Encoded { disk, offset, len, codec, cluster_size, skip }, ..extent }
+        }
+        _ => extent,
     }
 }

@@ -289,7 +289,8 @@ impl Qcow2 {
             };
         }
         let file_len = io.len(self.disk);
-        if offset >= file_len {
+        // A cluster that starts within the file and ends past it is zero there.
+        if align::down(offset, self.header.cluster_size().into()) >= file_len {
             return self.refuse(Qcow2Error::ClusterPastEnd { virtual_offset, offset, file_len });
         }
         Ok(Kind::Data { disk: self.disk, offset })

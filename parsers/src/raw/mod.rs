@@ -9,10 +9,10 @@
 
 use crate::align;
 use crate::image::{Extent, Image, Kind};
-use crate::store::ReadAt;
+use crate::store::{Part, ReadAt};
 use core::ops::Range;
 use instar_abi::control::SECTOR_LEN;
-use instar_abi::error::{Error, RawError};
+use instar_abi::error::Error;
 use instar_abi::request::{DiskId, Layer, LayerId};
 
 /// A raw image. Having one proves: the window lies within the disk, its last sector perhaps excepted.
@@ -27,20 +27,11 @@ impl Raw {
     /// Opens a layer as raw.
     ///
     /// # Errors
-    /// [`RawError::Window`].
+    /// [`RawError::Window`](instar_abi::error::RawError::Window).
     pub fn open(io: &dyn ReadAt, id: LayerId, layer: &Layer) -> Result<Self, Error> {
-        let disk_len = io.len(layer.disk);
-        let (offset, len) = layer.window.map_or((0, None), |window| (window.offset, window.len));
-        let refused = Error::Raw { layer: id, error: RawError::Window { offset, len, disk_len } };
-        let Some(rest) = disk_len.checked_sub(offset) else { return Err(refused) };
-        let len = match len {
-            // QEMU takes a `size` of whole sectors only.
-            Some(len) if len > rest || align::within(len, SECTOR_LEN) != 0 => return Err(refused),
-            Some(len) => len,
-            None => rest,
-        };
-        let virtual_size = align::up(len, SECTOR_LEN).ok_or(refused)?;
-        Ok(Self { disk: layer.disk, offset, virtual_size })
+        let Part { disk, offset, len } = Part::of(io, id, layer)?;
+        // Disks are shorter than 2^63 bytes.
+        Ok(Self { disk, offset, virtual_size: align::up(len, SECTOR_LEN).unwrap_or(len) })
     }
 }
 

@@ -6,10 +6,12 @@
 
 mod budget;
 mod cache;
+mod part;
 mod queue;
 
 pub use budget::Budget;
 pub use cache::{Cache, Store, WINDOW_LEN};
+pub use part::{Part, View};
 pub use queue::{Queue, outcome};
 
 use alloc::vec::Vec;

@@ -1,9 +1,9 @@
 //! info: describe one image without opening what it names.
 
 use super::Reply;
-use crate::image::{Image, Opened, open};
+use crate::image::{Driver, Image, Opened, open};
 use crate::qcow2::{self, Qcow2, Snapshots};
-use crate::store::{Budget, Cache, Queue, ReadAt, Store};
+use crate::store::{Budget, Cache, Part, Queue, ReadAt, Store};
 use alloc::vec::Vec;
 use instar_abi::error::Error;
 use instar_abi::facts;
@@ -24,9 +24,9 @@ pub fn info<E: Env>(request: &Request, env: &mut E) -> Result<End, Error> {
     let mut parts =
         Parts { request, cache: Cache::new(), budget: Budget::from(request.budget), reply: Reply::default() };
     let opened = parts.with_store(env, |store| open_layer(store, request, id))?;
-    match opened {
-        Opened::Raw(image) => parts.reply.push(env, &Frame::Image(raw_facts(&image)))?,
-        Opened::Qcow2(image) => qcow2_info(&mut parts, env, &image)?,
+    match &opened.driver {
+        Driver::Raw(image) => parts.reply.push(env, &Frame::Image(raw_facts(image)))?,
+        Driver::Qcow2(image) => qcow2_info(&mut parts, env, image, opened.part)?,
     }
     parts.reply.flush(env)?;
     Ok(End::Done { lengths: Vec::new() })
@@ -71,7 +71,7 @@ fn raw_facts(image: &impl Image) -> facts::Image {
     }
 }
 
-fn qcow2_info<E: Env>(parts: &mut Parts<'_>, env: &mut E, image: &Qcow2) -> Result<(), Error> {
+fn qcow2_info<E: Env>(parts: &mut Parts<'_>, env: &mut E, image: &Qcow2, part: Part) -> Result<(), Error> {
     let (facts, nodes) = qcow2::facts(image);
     parts.reply.push(env, &Frame::Image(facts))?;
     let mut chunk = Vec::new();
@@ -90,7 +90,7 @@ fn qcow2_info<E: Env>(parts: &mut Parts<'_>, env: &mut E, image: &Qcow2) -> Resu
     // The table may have 64 MiB: a frame's worth at a time is read, and then sent.
     let mut snapshots = Snapshots::new(image.layer(), image.disk(), image.header());
     loop {
-        let chunk = parts.with_store(env, |io| snapshots_chunk(io, &mut snapshots))?;
+        let chunk = parts.with_store(env, |io| snapshots_chunk(&mut part.view(io), &mut snapshots))?;
         if chunk.is_empty() {
             return Ok(());
         }

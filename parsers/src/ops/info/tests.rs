@@ -4,7 +4,9 @@ use super::info;
 use crate::testing::{Fault, INFO, Machine, MemoryDisk, qemu_img, qemu_io, request, scratch};
 use instar_abi::error::{Error, ReadError, Resource};
 use instar_abi::facts::{self, Node, Value};
+use instar_abi::format::Format;
 use instar_abi::reply::{End, Frame};
+use instar_abi::request::Window;
 use serde_json::{Map, Value as Json, json};
 use std::path::Path;
 
@@ -182,4 +184,37 @@ fn every_failing_request_and_reply_is_reported() {
     }
     let mut machine = Machine::with_fault(&request, &disks, Fault::Reply(0), false);
     assert_eq!(info(&request, &mut machine), Err(Error::OutOfBudget(Resource::Reply)));
+}
+
+/// The raw driver's window below qcow2: header, snapshots and everything else are read through it.
+#[test]
+fn an_image_within_a_window_is_described_as_by_qemu_img() {
+    let Some(dir) = scratch() else { return };
+    let dir = dir.path();
+    qemu_img(dir, "create -q -f qcow2 a.qcow2 10M").unwrap();
+    qemu_img(dir, "snapshot -c one a.qcow2").unwrap();
+    let image = std::fs::read(dir.join("a.qcow2")).unwrap();
+    let size = image.len().next_multiple_of(512);
+    for (offset, format) in [(1 << 20, None), (777, Some(Format::Qcow2))] {
+        let mut bytes = vec![0x51; offset];
+        bytes.extend_from_slice(&image);
+        bytes.resize(offset + size, 0);
+        bytes.extend_from_slice(&[0x51; 70_000]);
+        std::fs::write(dir.join("b.bin"), &bytes).unwrap();
+        let name = format!(
+            r#"json:{{"driver":"qcow2","file":{{"driver":"raw","offset":{offset},"size":{size},"file":{{"driver":"file","filename":"b.bin"}}}}}}"#
+        );
+        let theirs = qemu_img(dir, &format!("info --output=json {name}")).unwrap();
+        let mut theirs: Json = serde_json::from_str(&theirs).unwrap();
+        for host in ["children", "filename", "actual-size", "full-backing-filename"] {
+            theirs.as_object_mut().unwrap().remove(host);
+        }
+        let disks = [MemoryDisk::new(bytes)];
+        let mut request = request(INFO, &disks);
+        request.layers[0].window = Some(Window { offset: offset as u64, len: Some(size as u64) });
+        request.layers[0].format = format;
+        let mut machine = Machine::new(&request, &disks);
+        assert_eq!(info(&request, &mut machine), Ok(End::Done { lengths: vec![] }));
+        assert_eq!(as_json(&machine.frames), theirs);
+    }
 }

@@ -1,5 +1,7 @@
 //! convert against qemu-img: content, cleanliness and size of what comes out.
 
+mod window;
+
 use super::convert;
 use crate::testing::{Fault, Machine, MemoryDisk, Qcow2Builder, qemu_img, qemu_io, request, scratch};
 use instar_abi::error::{ChainError, Error, Qcow2Error, WriteError};
