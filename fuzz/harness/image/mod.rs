@@ -200,9 +200,10 @@ impl ReadAt for FuzzReader<'_> {
             image.fill(offset, buf);
             return Ok(());
         }
-        let mut sector = vec![0; unit as usize];
+        let mut sector = [0; 4096];
+        let sector = &mut sector[..unit as usize];
         for index in first..last {
-            image.read_sector(index, &mut sector).expect("a range within the disk has its sectors there");
+            image.read_sector(index, sector).expect("a range within the disk has its sectors there");
             let start = index * unit;
             let from = offset.max(start);
             let to = end.min(start.saturating_add(unit));

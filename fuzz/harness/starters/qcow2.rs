@@ -188,9 +188,10 @@ pub fn images() -> Vec<(String, Vec<u8>)> {
             "v3-64k".into(),
             Builder::new(3, 16, 4).header(|header| header.l1_size = 0.into()).header(no_disk).build()[..512].to_vec(),
         ),
-        ("v3-2m-header".into(), Builder::new(3, 21, 1 << 20).header(far_tables).build()[..1024].to_vec()),
+        ("v3-2m-header".into(), Builder::new(3, 21, 1 << 20).header(far_tables).build()[..128].to_vec()),
         ("bad-l2-past-end".into(), small(3).header(|header| header.backing_file_offset = 513.into()).build()),
         ("bad-features".into(), unknown_features()),
+        ("bad-backing-format".into(), small(3).extension(extension::BACKING_FORMAT, &[b'x'; 16]).build()),
     ];
     for (name, version, len) in [("v2-72", 2, 72), ("v2-104", 2, 104), ("v3-104", 3, 104), ("v3-112", 3, 112)] {
         let mut builder = Builder::new(version, 16, 0).header(no_disk);
@@ -198,6 +199,13 @@ pub fn images() -> Vec<(String, Vec<u8>)> {
             builder = builder.header(|header| header.header_length = 112.into());
         }
         images.push((name.into(), builder.build()[..len].to_vec()));
+    }
+    for bits in [8u32, 22] {
+        let image = Builder::new(3, 9, 0).header(no_disk).header(|header| {
+            header.cluster_bits = bits.into();
+            header.refcount_table_offset = (1u64 << 30).into();
+        });
+        images.push((format!("bad-cluster-bits-{bits}"), image.build()[..104].to_vec()));
     }
     for order in 0..=6u32 {
         let image = small(3).header(|header| header.refcount_order = order.into()).data(1).data(2);

@@ -73,16 +73,17 @@ fn judge(geometry: &mut Geometry, decoder: &mut Decoder, word: u64, image: &[u8]
     let start = usize::try_from(start).unwrap_or(usize::MAX).min(image.len());
     let window = &image[start..start.saturating_add(len as usize).min(image.len())];
 
-    // What was there before must not show.
-    cluster.fill(0xAA);
-    again.fill(0x55);
     let result = decoder.decode(header.compression(), window, cluster);
     if let Err(CodecError::Short { found, expected }) = result {
         assert!(found < expected && expected == cluster_size as u64, "{result:?}");
     }
-    // A decoder that has seen other streams, errors among them, and a fresh one say the same.
-    let fresh = Decoder::default().decode(header.compression(), window, again);
-    assert_eq!(result, fresh, "a used decoder and a fresh one");
+    if result.is_ok() || cluster_size <= 4096 {
+        // A decoder that has seen other streams, errors among them, and a fresh one say the same; what was in their
+        // buffers before does not show. Errors do not depend on the cluster's size: large buffers are dear.
+        again.fill(0x55);
+        let fresh = Decoder::default().decode(header.compression(), window, again);
+        assert_eq!(result, fresh, "a used decoder and a fresh one");
+    }
     if result.is_ok() {
         assert!(cluster == again, "the same stream, other bytes");
         if header.compression() == Codec::Deflate {
