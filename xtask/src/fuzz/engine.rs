@@ -178,6 +178,7 @@ fn command(build: &Build, target: &Target) -> Result<Command> {
     command
         .current_dir(&build.root)
         .stdin(Stdio::null())
+        .env("RUST_BACKTRACE", "1")
         .arg(format!("-max_len={}", target.max_len))
         .arg(format!("-rss_limit_mb={RSS_LIMIT_MIB}"))
         .arg(format!("-timeout={TIMEOUT_S}"))
