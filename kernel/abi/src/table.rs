@@ -8,6 +8,7 @@
 //! out DOORBELL_PORT, eax = lane      serve queue `lane` of every device
 //! out LANE_PORT,     eax = lane      start vCPU `lane` at rip = rdi, rsp = rsi
 //! out LANE_END_PORT, eax = lane      vCPU `lane` has no more work
+//! out RELAX_PORT,    al = 0          this vCPU waits for another one's lane
 //! out POWER_OFF_PORT, al = 0         the run is over
 //! ```
 
@@ -20,6 +21,8 @@ pub const DOORBELL_PORT: u16 = 0xf9;
 pub const LANE_PORT: u16 = 0xf7;
 /// "vCPU eax is done" (32-bit write).
 pub const LANE_END_PORT: u16 = 0xf5;
+/// "let others run" (8-bit write).
+pub const RELAX_PORT: u16 = 0xf4;
 /// "the run is over" (8-bit write).
 pub const POWER_OFF_PORT: u16 = 0xf6;
 

@@ -110,6 +110,12 @@ pub trait Blocks {
     /// The next finished request, in any order; `None` when nothing has finished yet.
     fn poll(&mut self) -> Option<Completion>;
 
+    /// This lane can only go on when another has: called again and again while that is so. Machines with fewer
+    /// free cores than lanes let the others run.
+    fn relax(&mut self) {
+        core::hint::spin_loop();
+    }
+
     /// Sends one batch of reply frames, padded to whole sectors, with the next kick and without waiting: for
     /// progress while lanes run. A batch is left out while an earlier one is under way, and on every lane but
     /// lane 0, which alone has the control device.

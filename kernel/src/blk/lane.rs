@@ -2,6 +2,7 @@
 
 use super::queue::{Finished, Queue, Refused};
 use crate::mailbox::Mailbox;
+use crate::smp;
 use alloc::vec::Vec;
 use instar_io::{BlockRequest, Blocks, Completion, SubmitError, Token};
 
@@ -13,13 +14,15 @@ pub struct Lane {
     /// Where the next poll starts, so that no disk starves another.
     turn: usize,
     next: u64,
+    /// How often the lane has waited for another one.
+    relaxed: u32,
 }
 
 impl Lane {
     /// A lane over its queues.
     #[must_use]
     pub fn new(queues: Vec<Queue>) -> Self {
-        Self { queues, mailbox: None, turn: 0, next: 0 }
+        Self { queues, mailbox: None, turn: 0, next: 0, relaxed: 0 }
     }
 
     /// Gives the lane the control device.
@@ -59,6 +62,10 @@ impl Blocks for Lane {
                 rung = Some(notify);
             }
         }
+    }
+
+    fn relax(&mut self) {
+        smp::relax(&mut self.relaxed);
     }
 
     fn post(&mut self, batch: Vec<u8>) {

@@ -11,7 +11,7 @@ use core::sync::atomic::{
     Ordering::{Acquire, Release},
 };
 use instar_abi::layout;
-use instar_abi::table::{LANE_END_PORT, LANE_PORT};
+use instar_abi::table::{LANE_END_PORT, LANE_PORT, RELAX_PORT};
 use instar_io::LaneWork;
 
 /// What a started core finds at the top of its stack region: its work.
@@ -37,7 +37,20 @@ pub(crate) fn run(lanes: &mut [Lane], work: LaneWork<'_, Lane>) {
         port::write_u32_with(LANE_PORT, index as u32, core_main as *const () as usize as u64, stack_top - 24);
     }
     work(0, first);
+    let mut relaxed = 0;
     while !done[..count].iter().all(|done| done.load(Acquire)) {
+        relax(&mut relaxed);
+    }
+}
+
+/// Looks away for a moment; now and then long enough for another thread of the machine to run. An exit costs as
+/// much as some hundred looks, so it is worth it only when those were in vain.
+pub(crate) fn relax(looks: &mut u32) {
+    const LOOKS_AN_EXIT: u32 = 512;
+    *looks = looks.wrapping_add(1);
+    if looks.is_multiple_of(LOOKS_AN_EXIT) {
+        port::write_u8(RELAX_PORT, 0);
+    } else {
         core::hint::spin_loop();
     }
 }

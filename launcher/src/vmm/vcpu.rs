@@ -116,6 +116,10 @@ impl Vcpu {
                         table::DOORBELL_PORT => self.doorbell(shared, value),
                         table::POWER_OFF_PORT => Ok(Some(Stop::PowerOff)),
                         table::LANE_END_PORT if value == self.lane => Ok(Some(Stop::LaneEnd)),
+                        table::RELAX_PORT => {
+                            std::thread::yield_now();
+                            Ok(None)
+                        }
                         table::LANE_PORT => self.start_lane(shared, value),
                         _ => Ok(None),
                     }
