@@ -10,11 +10,13 @@ use crate::store::{Queue, outcome};
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::vec::Vec;
 use instar_abi::error::Error;
+use instar_abi::reply::{Frame, encode_frame, pad_batch};
 use instar_io::{Blocks, Completion, Token};
 
 /// A lane at work.
 pub struct Lane<'a, 'q, B: Blocks> {
     shared: &'a Shared<'a>,
+    index: usize,
     queue: Queue<'q, B>,
     buffers: Buffers,
     decoder: Decoder,
@@ -25,13 +27,16 @@ pub struct Lane<'a, 'q, B: Blocks> {
     writes_left: usize,
     /// Stretches that have been read, and whose clusters are not known yet.
     waiting: VecDeque<Kept>,
+    /// Bytes of the disk that progress has told of.
+    told: u64,
 }
 
 impl<'a, 'q, B: Blocks> Lane<'a, 'q, B> {
     /// A lane with nothing in flight.
-    pub fn new(shared: &'a Shared<'a>, blocks: &'q mut B) -> Self {
+    pub fn new(shared: &'a Shared<'a>, index: usize, blocks: &'q mut B) -> Self {
         Self {
             shared,
+            index,
             queue: Queue::new(blocks),
             buffers: Buffers::default(),
             decoder: Decoder::default(),
@@ -40,10 +45,11 @@ impl<'a, 'q, B: Blocks> Lane<'a, 'q, B> {
             tables: BTreeSet::new(),
             writes_left: 0,
             waiting: VecDeque::new(),
+            told: 0,
         }
     }
 
-    /// Moves stretches until none is left in this section, or any lane has failed.
+    /// Moves stretches until none is left, or any lane has failed.
     ///
     /// # Errors
     /// The first thing that goes wrong here. Nothing of this lane is in flight after success.
@@ -59,6 +65,7 @@ impl<'a, 'q, B: Blocks> Lane<'a, 'q, B> {
             self.start_writes()?;
             self.wait_for_clusters(self.shared.waiting_max)?;
             current = self.start_next()?;
+            self.tell();
             self.queue.kick();
         }
         self.wait_for_clusters(0)?;
@@ -91,6 +98,20 @@ impl<'a, 'q, B: Blocks> Lane<'a, 'q, B> {
         Ok(Some(filling))
     }
 
+    /// Lane 0 has the control device: it tells how far all lanes have come, with a kick that is due anyway.
+    fn tell(&mut self) {
+        if self.index != 0 {
+            return;
+        }
+        let Some(frame @ Frame::Progress { done, .. }) = self.shared.news(self.told) else { return };
+        let mut batch = Vec::new();
+        if encode_frame(&frame, &mut batch).is_ok() {
+            pad_batch(&mut batch);
+            self.queue.post(batch);
+            self.told = done;
+        }
+    }
+
     /// Keeps what is to be written of a stretch.
     fn keep(&mut self, filling: Filling) -> Result<(), Error> {
         let mut unused = Vec::new();
@@ -103,7 +124,7 @@ impl<'a, 'q, B: Blocks> Lane<'a, 'q, B> {
     /// Waits until no more than `max` stretches are kept, or a lane has failed.
     fn wait_for_clusters(&mut self, max: usize) -> Result<(), Error> {
         while self.waiting.len() > max && !self.shared.has_failed() {
-            core::hint::spin_loop();
+            self.queue.relax();
             self.start_writes()?;
         }
         Ok(())

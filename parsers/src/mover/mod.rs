@@ -20,7 +20,7 @@ mod target;
 mod zero;
 
 pub use ledger::Ledger;
-pub use shared::{Moved, Section, run};
+pub use shared::{Moved, run};
 pub use stretch::Source;
 pub use target::{Format, Target};
 

@@ -3,19 +3,19 @@
 use super::lane::Lane;
 use super::stretch::{Source, Stretch};
 use super::target::Target;
-use super::{STRETCH_UNITS, UNIT, WAITING_MAX};
+use super::{STRETCH_UNITS, WAITING_MAX};
 use crate::store::Queue;
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use instar_abi::error::Error;
+use instar_abi::reply::Frame;
 use instar_abi::request::Disk;
 use instar_io::{Blocks, Env};
 use spin::Mutex;
 
-/// A part of the work after which progress is told. Only a single lane works in sections: a reply needs the
-/// environment, which is lent out while several lanes run, and cores are started once a run.
-const SECTION_LEN_MIN: u64 = 256 << 20;
-/// Most sections of a disk.
-const SECTIONS_MAX: u64 = 64;
+/// Most frames of progress of a job.
+const PROGRESS_MAX: u64 = 100;
+/// Fewest bytes between two of them.
+const PROGRESS_LEN_MIN: u64 = 4 << 20;
 /// Below this much content one lane is enough: another core costs more than it brings.
 const LANES_LEN_MIN: u64 = 4 << 20;
 
@@ -28,12 +28,13 @@ pub struct Shared<'a> {
     pub disks: &'a [Disk],
     /// Stretches that a lane may keep while their clusters are not known.
     pub waiting_max: usize,
+    passed: AtomicU64,
     failed: AtomicBool,
     error: Mutex<Option<Error>>,
 }
 
 impl Shared<'_> {
-    /// The next stretch; `None` at the end of the section, or when a lane has failed.
+    /// The next stretch; `None` at the end of the disk, or when a lane has failed.
     ///
     /// # Errors
     /// The chain's.
@@ -41,7 +42,18 @@ impl Shared<'_> {
         if self.has_failed() {
             return Ok(None);
         }
-        self.source.lock().take(queue, self.disks, STRETCH_UNITS)
+        let mut source = self.source.lock();
+        let stretch = source.take(queue, self.disks, STRETCH_UNITS);
+        self.passed.store(source.passed(), Ordering::Relaxed);
+        stretch
+    }
+
+    /// Bytes of the disk that have been passed, if they are worth telling to someone who knows of `told`.
+    pub fn news(&self, told: u64) -> Option<Frame> {
+        let total = self.target.virtual_size;
+        let done = self.passed.load(Ordering::Relaxed);
+        let step = total.div_ceil(PROGRESS_MAX).max(PROGRESS_LEN_MIN);
+        (done.saturating_sub(told) >= step && done < total).then_some(Frame::Progress { done, total })
     }
 
     /// Whether any lane has failed: what others wait for may never come.
@@ -55,30 +67,20 @@ impl Shared<'_> {
     }
 }
 
-/// How far the disk has been moved, in bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Section {
-    /// Bytes passed.
-    pub done: u64,
-    /// All of it.
-    pub total: u64,
-}
-
 /// Everything has been moved and nothing is in flight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Moved;
 
-/// Moves a whole disk, on all lanes that are worth it; on a single lane `progress` is called now and then.
+/// Moves a whole disk, on all lanes that are worth it. Lane 0 tells of progress meanwhile, but not of the end.
 ///
 /// # Errors
-/// The first error of any lane, or of `progress`.
+/// The first error of any lane.
 pub fn run<E: Env>(
     env: &mut E,
     source: Source,
     target: &Target,
     disks: &[Disk],
     content_len: u64,
-    mut progress: impl FnMut(&mut E, Section) -> Result<(), Error>,
 ) -> Result<Moved, Error> {
     let lanes = if content_len < LANES_LEN_MIN { 1 } else { env.lanes().max(1) };
     let shared = Shared {
@@ -86,27 +88,18 @@ pub fn run<E: Env>(
         target,
         disks,
         waiting_max: WAITING_MAX.checked_div(lanes).unwrap_or(0).max(1),
+        passed: AtomicU64::new(0),
         failed: AtomicBool::new(false),
         error: Mutex::new(None),
     };
-    if lanes > 1 {
-        shared.source.lock().start_section(u64::MAX);
-        env.run_lanes(&|_, blocks| {
-            if let Err(error) = Lane::new(&shared, blocks).run() {
-                shared.fail(error);
-            }
-        });
-        let failed = shared.error.lock().take();
-        return failed.map_or(Ok(Moved), Err);
+    if lanes == 1 {
+        Lane::new(&shared, 0, env.lane()).run()?;
+        return Ok(Moved);
     }
-    let section_units = (target.virtual_size / SECTIONS_MAX).max(SECTION_LEN_MIN) / UNIT;
-    loop {
-        shared.source.lock().start_section(section_units);
-        Lane::new(&shared, env.lane()).run()?;
-        let (done, total) = shared.source.lock().progress();
-        if done >= total {
-            return Ok(Moved);
+    env.run_lanes(&|index, blocks| {
+        if let Err(error) = Lane::new(&shared, index, blocks).run() {
+            shared.fail(error);
         }
-        progress(env, Section { done, total })?;
-    }
+    });
+    shared.error.into_inner().map_or(Ok(Moved), Err)
 }

@@ -41,8 +41,6 @@ pub struct Source {
     number: u64,
     /// An extent that starts at `next`.
     pending: Option<(Extent, LayerId)>,
-    /// Units that may still be taken in this section.
-    section_units: u64,
 }
 
 impl Source {
@@ -50,31 +48,16 @@ impl Source {
     #[must_use]
     pub fn new(chain: Chain, budget: Budget, zeros_too: bool) -> Self {
         let virtual_size = chain.virtual_size();
-        Self {
-            chain,
-            cache: Cache::new(),
-            budget,
-            virtual_size,
-            zeros_too,
-            next: 0,
-            number: 0,
-            pending: None,
-            section_units: 0,
-        }
+        Self { chain, cache: Cache::new(), budget, virtual_size, zeros_too, next: 0, number: 0, pending: None }
     }
 
-    /// Lets lanes take `units` more.
-    pub fn start_section(&mut self, units: u64) {
-        self.section_units = units;
-    }
-
-    /// Bytes of the disk that have been passed, and all of it.
+    /// Bytes of the disk that have been taken or passed over.
     #[must_use]
-    pub const fn progress(&self) -> (u64, u64) {
-        (self.next, self.virtual_size)
+    pub const fn passed(&self) -> u64 {
+        self.next
     }
 
-    /// Takes up to `units_max` units; `None` at the end of the section.
+    /// Takes up to `units_max` units; `None` at the end of the disk.
     ///
     /// # Errors
     /// The chain's.
@@ -84,9 +67,6 @@ impl Source {
         disks: &[Disk],
         units_max: usize,
     ) -> Result<Option<Stretch>, Error> {
-        if self.section_units == 0 {
-            return Ok(None);
-        }
         let mut stretch = Stretch { number: self.number, units: Vec::new(), pieces: Vec::new() };
         while let Some((extent, layer)) = self.extent(queue, disks)? {
             if !self.add(&mut stretch, extent, layer, units_max) {
@@ -96,7 +76,6 @@ impl Source {
         if stretch.units.is_empty() {
             return Ok(None);
         }
-        self.section_units = self.section_units.saturating_sub(stretch.units.len() as u64);
         self.number = self.number.saturating_add(1);
         Ok(Some(stretch))
     }

@@ -44,6 +44,11 @@ impl<'a, B: Blocks> Queue<'a, B> {
         self.blocks.kick();
     }
 
+    /// Sends reply frames with the next kick, without waiting; see [`Blocks::post`].
+    pub fn post(&mut self, batch: Vec<u8>) {
+        self.blocks.post(batch);
+    }
+
     /// The next finished request, waiting for it. Something must be in flight or finished.
     pub fn next_finished(&mut self) -> Completion {
         match self.finished.pop_front() {
@@ -55,6 +60,11 @@ impl<'a, B: Blocks> Queue<'a, B> {
     /// A finished request, if there is one.
     pub fn poll_finished(&mut self) -> Option<Completion> {
         self.finished.pop_front().or_else(|| self.blocks.poll())
+    }
+
+    /// Lets other lanes go on, for one that waits for them.
+    pub fn relax(&mut self) {
+        self.blocks.relax();
     }
 
     /// Waits for one request and gives its buffers. It must have been submitted and kicked.

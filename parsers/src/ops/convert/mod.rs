@@ -35,12 +35,11 @@ pub fn convert<E: Env>(request: &Request, env: &mut E) -> Result<End, Error> {
     let target = target(convert, *capacity, virtual_size, &mut budget)?;
     let source = Source::new(chain, budget, convert.sparse_len == 0);
     let content_len = content_len(request, virtual_size);
-    mover::run(env, source, &target, &request.disks, content_len, |env, section| {
-        let mut reply = Reply::default();
-        reply.push(env, &Frame::Progress { done: section.done, total: section.total })?;
-        reply.flush(env)
-    })?;
+    mover::run(env, source, &target, &request.disks, content_len)?;
     let len = finish(target, env)?;
+    let mut reply = Reply::default();
+    reply.push(env, &Frame::Progress { done: virtual_size, total: virtual_size })?;
+    reply.flush(env)?;
     Ok(End::Done { lengths: vec![FinalLength { disk: convert.target, len }] })
 }
 
