@@ -220,8 +220,11 @@ impl<'m> Guest<'m> {
         work: impl FnOnce(&mut LaneQueues, &Memory) -> Result<(), GuestFault>,
     ) -> Result<(), GuestFault> {
         let before = self.snapshot();
+        let requests = || self.disks.iter().map(|disk| disk.requests.load(Ordering::Relaxed)).sum::<u64>();
+        let served = requests();
         let result = work(&mut self.queues, self.memory);
         let after = self.snapshot();
+        assert!(requests() - served <= 2 * u64::from(QUEUE_SIZE_MAX), "more requests than two rings hold");
         // Whole pages first: a comparison of single bytes is dear under the engine.
         let changed = |page: usize| before[page..page + PAGE_LEN] != after[page..page + PAGE_LEN];
         let changed: Vec<usize> = (0..before.len()).step_by(PAGE_LEN).filter(|page| changed(*page)).collect();

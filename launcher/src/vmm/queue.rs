@@ -90,9 +90,13 @@ impl LaneQueues {
             return Ok(());
         };
         let device = index as u32;
+        // The lane's vCPU stands still meanwhile, so at most a full ring waits. One that grows as it is served, by
+        // reads into the ring itself, would hold this thread past the run's time limit.
+        let mut left = queue.size();
         loop {
             let mut heads = queue.iter(memory.map()).map_err(|_| GuestFault::Ring { device })?;
             let Some(chain) = heads.next() else { return Ok(()) };
+            left = left.checked_sub(1).ok_or(GuestFault::Ring { device })?;
             let head = chain.head_index();
             let written = block::serve(device, chain, &**disk, memory)?;
             queue.add_used(memory.map(), head, written).map_err(|_| GuestFault::Ring { device })?;
@@ -105,5 +109,67 @@ impl LaneQueues {
     /// As [`LaneQueues::serve`].
     pub fn serve_all(&mut self, memory: &Memory) -> Result<(), GuestFault> {
         (0..self.served.len()).try_for_each(|index| self.serve(index, memory))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::Segments;
+    use std::io;
+    use std::sync::atomic::{AtomicU16, Ordering};
+
+    const DESCRIPTORS: u64 = 0x1000;
+    /// Available ring and request header, in one sector.
+    const RING: u64 = 0x2000;
+    const HEADER: u64 = RING + 0x100;
+
+    /// Each of its sectors, read over ring and header, offers the next request, for the sector after it.
+    struct Feeding(AtomicU16);
+
+    impl Disk for Feeding {
+        fn sectors(&self) -> u64 {
+            1 << 16
+        }
+
+        fn read_only(&self) -> bool {
+            true
+        }
+
+        fn read(&self, _: u64, into: &mut dyn Segments) -> io::Result<()> {
+            let served = self.0.fetch_add(1, Ordering::Relaxed);
+            assert!(served < 1000, "served without end");
+            into.zero_from(0);
+            into.put(2, &(served + 2).to_le_bytes());
+            Ok(())
+        }
+
+        fn write(&self, _: u64, _: &dyn Segments) -> io::Result<()> {
+            Err(io::ErrorKind::Unsupported.into())
+        }
+
+        fn flush(&self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// Found while the fuzz target `virtio_queue` was written: nothing but the ring itself ended the loop.
+    #[test]
+    fn a_ring_that_grows_as_it_is_served_ends_the_run() {
+        let memory = Memory::new(0x10000, 0x10000).expect("memory");
+        let descriptors: [(u64, u32, u16, u16); 3] = [(HEADER, 16, 1, 1), (RING, 512, 3, 2), (0x4000, 1, 2, 0)];
+        for (at, (address, len, flags, next)) in (DESCRIPTORS..).step_by(16).zip(descriptors) {
+            memory.write(at, &address.to_le_bytes()).expect("memory");
+            memory.write(at + 8, &len.to_le_bytes()).expect("memory");
+            memory.write(at + 12, &flags.to_le_bytes()).expect("memory");
+            memory.write(at + 14, &next.to_le_bytes()).expect("memory");
+        }
+        memory.write(RING + 2, &1u16.to_le_bytes()).expect("memory");
+        let disk: Arc<dyn Disk> = Arc::new(Feeding(AtomicU16::new(0)));
+        let mut queues = LaneQueues::new(&[disk]);
+        let registers =
+            Registers { size: 16, ready: true, descriptors: DESCRIPTORS, driver_area: RING, device_area: 0x3000 };
+        queues.adopt(0, registers, &memory).expect("a sound queue");
+        assert_eq!(queues.serve(0, &memory), Err(GuestFault::Ring { device: 0 }));
     }
 }
