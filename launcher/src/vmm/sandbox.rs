@@ -10,6 +10,9 @@ use seccompiler::{
 };
 use std::io;
 
+/// The newest landlock whose rights are known here.
+const NEWEST: ABI = ABI::V6;
+
 /// What stands between the guest's host process and the rest of the machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Layers {
@@ -52,7 +55,6 @@ pub fn close_doors(largest_file: Option<u64>) -> Result<Layers, SandboxError> {
     if let Some(len) = largest_file {
         limit(libc::RLIMIT_FSIZE, len)?;
     }
-    const NEWEST: ABI = ABI::V6;
     let status = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
         .handle_access(AccessFs::from_all(NEWEST))
@@ -69,6 +71,20 @@ pub fn close_doors(largest_file: Option<u64>) -> Result<Layers, SandboxError> {
     // Last: the rule set itself was a descriptor.
     limit(libc::RLIMIT_NOFILE, 0)?;
     Ok(Layers { files })
+}
+
+/// What this kernel has of landlock: asked, not done.
+#[must_use]
+pub fn available() -> Layers {
+    const VERSION: libc::c_uint = 1; // LANDLOCK_CREATE_RULESET_VERSION
+    // SAFETY: with this flag the call takes no memory and only returns a number.
+    let abi = unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, std::ptr::null::<u8>(), 0, VERSION) };
+    let files = match abi {
+        ..1 => Layer::Missing,
+        known if known < NEWEST as libc::c_long => Layer::Partial,
+        _ => Layer::Full,
+    };
+    Layers { files }
 }
 
 /// Lowers a resource limit, never raises it.
