@@ -7,8 +7,9 @@ use instar::disk::Disk;
 use instar::disk::control::Control;
 use instar::disk::file::SourceFile;
 use instar::vmm::elf::Image;
+use instar::vmm::process::{self, Bounds, Heard};
 use instar::vmm::run::{Prepared, Setup, Transport};
-use instar::vmm::{process, sandbox};
+use instar::vmm::sandbox;
 use instar_abi::format::Format;
 use instar_abi::request::{Access, Budget, Disk as RequestDisk, DiskId, Layer, LayerId, Op, RawGate, Request};
 use std::io::Write as _;
@@ -26,9 +27,10 @@ fn main() {
     let mut samples: Vec<Vec<u64>> = vec![Vec::new(); PHASES.len()];
     for _ in 0..runs {
         let start = Instant::now();
-        let mut child = process::spawn(|pipe| one(&elf, disk, pipe)).expect("a child");
+        let bounds = Bounds { len: 1 << 20, time: Duration::from_secs(60) };
+        let mut child = process::spawn(bounds, |pipe| one(&elf, disk, pipe)).expect("a child");
         let mut times = [0; 8 * (PHASES.len() - 1)];
-        assert!(child.read_report(&mut times).expect("a report"), "the run failed");
+        assert_eq!(child.read_report(&mut times, &mut || {}).expect("a report"), Heard::Bytes, "the run failed");
         child.wait().expect("it ends");
         let whole = start.elapsed().as_micros() as u64;
         let phases = times.as_chunks::<8>().0.iter().map(|time| u64::from_le_bytes(*time));

@@ -92,7 +92,7 @@ pub(super) const GRAMMAR: Grammar = Grammar {
             short: Some('m'),
             long: &["parallel"],
             value: Some("N"),
-            help: "1 to 16, without effect: the cores decide",
+            help: "lanes of the guest, 1 to 16 (default: one a core; at most 8 are used)",
             support: Support::Full,
         },
         Opt {
@@ -194,6 +194,7 @@ struct Typed {
     sparse_len: u32,
     shared: bool,
     durable: bool,
+    lanes: u8,
     shows_progress: bool,
     allow: Vec<PathBuf>,
 }
@@ -221,7 +222,7 @@ pub(super) fn run(mode: Mode, args: &[OsString], machine: &mut dyn Machine, term
 impl Typed {
     fn new(parsed: &Parsed) -> Result<Self, UsageError> {
         let sparse_len = parsed.last("sparse-size").map_or(Ok(SPARSE_LEN), sparse_len)?;
-        parsed.last("parallel").map_or(Ok(()), check_parallel)?;
+        let lanes = parsed.last("parallel").map_or_else(|| Ok(lanes()), parallel)?;
         parsed.all("object").try_for_each(check_object)?;
         let (source, target) = match parsed.names()[..] {
             [source, target] => (source.to_owned(), target.to_owned()),
@@ -252,6 +253,7 @@ impl Typed {
             sparse_len,
             shared: parsed.flag("force-share"),
             durable: cache != "unsafe",
+            lanes,
             shows_progress: parsed.flag("progress") && !parsed.flag("quiet"),
             allow: parsed.all("allow-backing").map(PathBuf::from).collect(),
         })
@@ -273,10 +275,10 @@ fn sparse_len(typed: &OsStr) -> Result<u32, UsageError> {
     })
 }
 
-fn check_parallel(typed: &OsStr) -> Result<(), UsageError> {
+fn parallel(typed: &OsStr) -> Result<u8, UsageError> {
     let text = typed.to_string_lossy();
     match text.parse::<i64>() {
-        Ok(1..=16) => Ok(()),
+        Ok(count @ 1..=16) => Ok(u8::try_from(count).map_or(1, |count| count.min(MOST_LANES))),
         Ok(_) => Err(UsageError::alone("Invalid number of coroutines specified. Must be between 1 and 16.")),
         Err(_) => {
             let words = format!("Invalid number of coroutines specified: '{}'.", shown(text.as_bytes()));
@@ -326,7 +328,7 @@ fn copy(
         sparse_len: typed.sparse_len,
         durable: typed.durable,
         raw_gate: mode.raw_gate(),
-        lanes: lanes(),
+        lanes: typed.lanes,
     };
     let policy = || Policy::load(&Sources::of_process(typed.allow.clone()));
     convert::run(&meant, policy, machine, on_progress)
@@ -339,8 +341,10 @@ fn target_failure(typed: &Typed, error: NameError) -> Failure {
 /// One lane a core, as many as a guest can have.
 fn lanes() -> u8 {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    u8::try_from(cores.min(LANES_MAX)).unwrap_or(1)
+    u8::try_from(cores).map_or(MOST_LANES, |cores| cores.min(MOST_LANES))
 }
+
+const MOST_LANES: u8 = LANES_MAX as u8;
 
 /// Progress on the terminal, as qemu-img writes it.
 struct Progress<'a> {

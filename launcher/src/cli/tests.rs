@@ -416,7 +416,7 @@ fn a_guest_that_lies_is_not_believed() {
 fn an_image_in_use_is_told_in_qemu_imgs_words() {
     let files = Files::new();
     let source = files.add("in", &[0; 512]);
-    let user = crate::job::open::output(Path::new(&source), &[]).expect("opens");
+    let user = crate::job::target::Target::create(Path::new(&source), &[]).expect("opens");
     let target = files.name("out");
     agree(&["convert", "-f", "raw", &source, &target]);
     agree(&["info", "-f", "raw", &source]);

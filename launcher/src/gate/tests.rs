@@ -212,7 +212,7 @@ fn an_allowed_directory_is_known_by_both_its_names() {
 #[test]
 fn a_file_in_use_is_refused() {
     let yard = Yard::new();
-    let user = open::output(&yard.path("imgs/base"), &[]).expect("opens");
+    let user = crate::job::target::Target::create(&yard.path("imgs/base"), &[]).expect("opens");
     let refusal = yard.gets("base");
     assert!(matches!(refusal, Err(Refusal::Lock(_))), "{refusal:?}");
     drop(user);

@@ -6,7 +6,8 @@ use super::failure::{Failure, GuestFailure, NamedError, NamedFailure, Names};
 use super::info::chain_format;
 use super::name::ImageName;
 use super::open::{self, FileId, OpenError, path_of};
-use super::{Job, Machine, Then, extents, limits, request};
+use super::target::Target;
+use super::{Job, Machine, NoEnd, Then, extents, limits, request};
 use crate::disk::Disk as _;
 use crate::disk::lock::Claim;
 use crate::disk::output::OutputFile;
@@ -65,17 +66,19 @@ pub fn run(
     on_progress: &mut dyn FnMut(u64, u64),
 ) -> Result<(), Failure> {
     let mut chain = Chain::open(meant)?;
+    // Before there is anything to clean up.
+    machine.catch_signals().map_err(Failure::NoEnd)?;
     let failed = |error| Failure::Create { typed: meant.target.clone(), format: meant.format_name(), error };
-    let path = path_of(&meant.target_path);
-    let target = open::output(path, &[chain.source]).map_err(failed)?;
-    let result =
-        target.file.try_clone().map_err(|error| failed(OpenError::Host(error.raw_os_error().unwrap_or(0)))).and_then(
-            |file| chain.finish(meant, OutputFile::new(file, limits::OUTPUT_CAPACITY), policy, machine, on_progress),
-        );
-    if result.is_err() {
-        target.remove_if_new(path);
+    let host = |error: std::io::Error| OpenError::Host(error.raw_os_error().unwrap_or(0));
+    let target = Target::create(path_of(&meant.target_path), &[chain.source]).map_err(failed)?;
+    let file = target.file().try_clone().map_err(|error| failed(host(error)))?;
+    chain.finish(meant, OutputFile::new(file, limits::OUTPUT_CAPACITY), policy, machine, on_progress)?;
+    if let Some(signal) = machine.stop_signal() {
+        return Err(Failure::NoEnd(NoEnd::Stopped(signal)));
     }
-    result
+    target
+        .keep(meant.durable)
+        .map_err(|error| Failure::Keep { typed: meant.target.clone(), errno: error.raw_os_error().unwrap_or(0) })
 }
 
 /// The job as it grows, and what is known of its layers beside the request.

@@ -51,6 +51,13 @@ pub enum Failure {
     NoEnd(NoEnd),
     /// The host gave no randomness; its errno.
     Random(i32),
+    /// The target is whole, and the host could not make it durable or give it its name.
+    Keep {
+        /// The user's words for the target.
+        typed: Vec<u8>,
+        /// The host's errno.
+        errno: i32,
+    },
     /// The host could not set the target's final length.
     Finish {
         /// The user's words for the target.

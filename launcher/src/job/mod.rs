@@ -16,6 +16,7 @@ mod name_error;
 pub mod open;
 pub mod options;
 pub mod size;
+pub mod target;
 
 use crate::disk::Disk;
 use crate::machine::MachineError;
@@ -54,6 +55,19 @@ pub trait Machine {
     /// # Errors
     /// The guest did not come to an end of its own.
     fn run(&mut self, job: &Job, then: Then, on_frame: &mut dyn FnMut(Frame)) -> Result<End, NoEnd>;
+
+    /// From now on a signal to stop ends runs and not this process, which has something to clean up.
+    ///
+    /// # Errors
+    /// The host refuses.
+    fn catch_signals(&mut self) -> Result<(), NoEnd> {
+        Ok(())
+    }
+
+    /// The signal that asked to stop, if any did.
+    fn stop_signal(&self) -> Option<i32> {
+        None
+    }
 }
 
 /// A run without an end.

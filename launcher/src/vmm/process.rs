@@ -2,12 +2,16 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::{FromRawFd, OwnedFd, RawFd};
-use std::sync::atomic::{AtomicI32, Ordering};
-use std::time::Duration;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::time::{Duration, Instant};
 
-/// How often a running guest is interrupted to look at its deadline.
+/// How often a running guest is interrupted to look at its deadline, and how long a signal to its parent may
+/// go unnoticed.
 const TICK: Duration = Duration::from_millis(100);
+
+/// How long a child that has reported all it has to say may take to end.
+const FAREWELL: Duration = Duration::from_secs(2);
 
 /// Closes every descriptor above standard error except these.
 pub fn close_others(keep: &[RawFd]) {
@@ -64,15 +68,22 @@ pub fn start_ticking() -> io::Result<()> {
 /// The signal that asked this process to stop, 0 for none. One by nature: signals are the process's.
 static STOP_SIGNAL: AtomicI32 = AtomicI32::new(0);
 
-/// Notes SIGINT, SIGTERM and SIGHUP instead of dying of them, so that what was begun can be cleaned up.
+/// Whether SIGUSR1 has asked how far the work has come. One by nature, too.
+static PROGRESS_ASKED: AtomicBool = AtomicBool::new(false);
+
+/// Notes SIGINT, SIGTERM and SIGHUP instead of dying of them, so that what was begun can be cleaned up, and
+/// SIGUSR1, which asks for progress.
 ///
 /// # Errors
 /// The host's.
-pub fn catch_stop_signals() -> io::Result<()> {
+pub fn catch_signals() -> io::Result<()> {
     extern "C" fn note(signal: libc::c_int) {
-        STOP_SIGNAL.store(signal, Ordering::Relaxed);
+        match signal {
+            libc::SIGUSR1 => PROGRESS_ASKED.store(true, Ordering::Relaxed),
+            _ => STOP_SIGNAL.store(signal, Ordering::Relaxed),
+        }
     }
-    for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
+    for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGUSR1] {
         let action = libc::sigaction {
             sa_sigaction: note as *const () as usize,
             // SAFETY: an all-zero mask is a valid empty set.
@@ -80,12 +91,24 @@ pub fn catch_stop_signals() -> io::Result<()> {
             sa_flags: 0,
             sa_restorer: None,
         };
-        // SAFETY: the handler stores to an atomic, which is async-signal-safe; `action` is complete.
+        // SAFETY: the handler stores to atomics, which is async-signal-safe; `action` is complete.
         if unsafe { libc::sigaction(signal, &raw const action, std::ptr::null_mut()) } != 0 {
             return Err(io::Error::last_os_error());
         }
     }
     Ok(())
+}
+
+/// Whether SIGUSR1 has come and nobody has answered it.
+#[must_use]
+pub fn progress_asked() -> bool {
+    PROGRESS_ASKED.load(Ordering::Relaxed)
+}
+
+/// The same, and by this it is answered.
+#[must_use]
+pub fn take_progress_asked() -> bool {
+    PROGRESS_ASKED.swap(false, Ordering::Relaxed)
 }
 
 /// The signal that asked to stop, if any did.
@@ -98,6 +121,30 @@ pub fn stop_signal() -> Option<i32> {
 pub struct Child {
     pid: libc::pid_t,
     report: File,
+    bounds: Bounds,
+    deadline: Instant,
+}
+
+/// What a child's report may be. Whoever exceeds it is killed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bounds {
+    /// Bytes.
+    pub len: u64,
+    /// From the child's start to the report's end.
+    pub time: Duration,
+}
+
+/// How a report went on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Heard {
+    /// With all the bytes asked for.
+    Bytes,
+    /// It ended before them.
+    End,
+    /// It is longer than it may be; the child is dead.
+    TooLong,
+    /// It takes longer than it may; the child is dead.
+    TooLate,
 }
 
 /// How a child ended.
@@ -116,7 +163,7 @@ pub enum Ended {
 ///
 /// # Errors
 /// The host's.
-pub fn spawn(work: impl FnOnce(File) -> i32) -> io::Result<Child> {
+pub fn spawn(bounds: Bounds, work: impl FnOnce(File) -> i32) -> io::Result<Child> {
     let mut ends = [0; 2];
     // SAFETY: `ends` has room for the two descriptors.
     if unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC) } != 0 {
@@ -137,7 +184,7 @@ pub fn spawn(work: impl FnOnce(File) -> i32) -> io::Result<Child> {
         }
         pid => {
             drop(write);
-            Ok(Child { pid, report: File::from(read) })
+            Ok(Child { pid, report: File::from(read), bounds, deadline: Instant::now() + bounds.time })
         }
     }
 }
@@ -148,37 +195,69 @@ fn die_with_parent() {
     // parent decides.
     unsafe {
         libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
-        for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
+        for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGUSR1] {
             libc::signal(signal, libc::SIG_IGN);
         }
     }
 }
 
 impl Child {
-    /// Reads exactly the next bytes of the report; `false` when it is at its end before them. When this
-    /// process is asked to stop, the child is killed and its report ends.
+    /// Reads exactly the next bytes of the report. `wake` is called at least every tenth of a second
+    /// meanwhile. When this process is asked to stop, the child is killed and its report ends.
     ///
     /// # Errors
     /// The host's.
-    pub fn read_report(&mut self, mut bytes: &mut [u8]) -> io::Result<bool> {
+    pub fn read_report(&mut self, mut bytes: &mut [u8], wake: &mut dyn FnMut()) -> io::Result<Heard> {
+        match self.bounds.len.checked_sub(bytes.len() as u64) {
+            Some(left) => self.bounds.len = left,
+            None => {
+                self.kill();
+                return Ok(Heard::TooLong);
+            }
+        }
         while !bytes.is_empty() {
+            self.kill_when_asked();
+            wake();
+            if Instant::now() >= self.deadline {
+                self.kill();
+                return Ok(Heard::TooLate);
+            }
+            if !is_ready(self.report.as_raw_fd(), TICK)? {
+                continue;
+            }
             match self.report.read(bytes) {
-                Ok(0) => return Ok(false),
+                Ok(0) => return Ok(Heard::End),
                 Ok(len) => bytes = &mut bytes[len..],
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => self.kill_when_asked(),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
         }
-        Ok(true)
+        Ok(Heard::Bytes)
     }
 
-    /// Waits for the child's end.
+    /// Waits for the child's end, which its report has come to. A child that goes on is killed.
     ///
     /// # Errors
     /// The host's.
     pub fn wait(self) -> io::Result<Ended> {
+        // SAFETY: no pointers; the number is still our child's, as nobody has waited for it.
+        let pidfd = unsafe { libc::syscall(libc::SYS_pidfd_open, self.pid, 0) };
+        match RawFd::try_from(pidfd) {
+            Ok(fd) if fd >= 0 => {
+                // SAFETY: the call has just made it, and nothing else owns it.
+                let pidfd = unsafe { OwnedFd::from_raw_fd(fd) };
+                let farewell = Instant::now() + FAREWELL;
+                while !is_ready(pidfd.as_raw_fd(), TICK)? {
+                    self.kill_when_asked();
+                    if Instant::now() >= farewell {
+                        self.kill();
+                    }
+                }
+            }
+            // Without a way to wait for a while, there is no while.
+            _ => self.kill(),
+        }
         loop {
-            self.kill_when_asked();
             let mut status = 0;
             // SAFETY: `pid` is our own child, not yet waited for; `status` is ours to be written.
             if unsafe { libc::waitpid(self.pid, &raw mut status, 0) } == self.pid {
@@ -205,5 +284,68 @@ impl Child {
         if stop_signal().is_some() {
             self.kill();
         }
+    }
+}
+
+/// Whether there is something to read, or the end, within a time; a signal ends the wait.
+fn is_ready(fd: RawFd, within: Duration) -> io::Result<bool> {
+    let mut poll = libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
+    let within = libc::c_int::try_from(within.as_millis()).unwrap_or(libc::c_int::MAX);
+    // SAFETY: one entry, ours to be written.
+    match unsafe { libc::poll(&raw mut poll, 1, within) } {
+        -1 => match io::Error::last_os_error() {
+            error if error.kind() == io::ErrorKind::Interrupted => Ok(false),
+            error => Err(error),
+        },
+        ready => Ok(ready > 0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write as _;
+
+    fn child(len: u64, time: Duration, work: impl FnOnce(File) -> i32) -> Child {
+        spawn(Bounds { len, time }, work).expect("a child")
+    }
+
+    #[test]
+    fn a_report_ends_with_its_child() {
+        let mut child = child(100, Duration::from_secs(60), |mut pipe| i32::from(pipe.write_all(b"abc").is_err()));
+        let mut bytes = [0; 3];
+        assert_eq!(child.read_report(&mut bytes, &mut || {}).expect("read"), Heard::Bytes);
+        assert_eq!(bytes, *b"abc");
+        assert_eq!(child.read_report(&mut bytes, &mut || {}).expect("read"), Heard::End);
+        assert_eq!(child.wait().expect("ends"), Ended::Exited(0));
+    }
+
+    #[test]
+    fn a_report_without_end_is_cut() {
+        let mut child = child(1 << 20, Duration::from_secs(60), |mut pipe| {
+            loop {
+                if pipe.write_all(&[7; 4096]).is_err() {
+                    return 1;
+                }
+            }
+        });
+        let mut bytes = [0; 4096];
+        let mut count = 0;
+        while child.read_report(&mut bytes, &mut || {}).expect("read") == Heard::Bytes {
+            count += 1;
+        }
+        assert_eq!(count, 256);
+        assert_eq!(child.wait().expect("ends"), Ended::Signalled(libc::SIGKILL));
+    }
+
+    #[test]
+    fn a_silent_child_is_not_waited_for_without_end() {
+        let mut child = child(100, Duration::from_millis(50), |_| {
+            loop {
+                std::thread::park();
+            }
+        });
+        assert_eq!(child.read_report(&mut [0; 1], &mut || {}).expect("read"), Heard::TooLate);
+        assert_eq!(child.wait().expect("ends"), Ended::Signalled(libc::SIGKILL));
     }
 }

@@ -67,6 +67,9 @@ pub fn failure(failure: &Failure) -> Option<Message> {
         Failure::Lie(found) => lie(*found),
         Failure::NoEnd(no_end) => return machine::no_end(no_end),
         Failure::Random(errno) => Message::new(format!("Could not get random numbers: {}", errno_text(*errno))),
+        Failure::Keep { typed, errno } => {
+            Message::new(format!("Could not put '{}' in its place: {}", shown(typed), errno_text(*errno)))
+        }
         Failure::Finish { typed, errno } => {
             Message::new(format!("{}: error while resizing: {}", shown(typed), errno_text(*errno)))
         }
