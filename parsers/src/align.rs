@@ -21,6 +21,15 @@ pub const fn within(value: u64, unit: u64) -> u64 {
     value.saturating_sub(down(value, unit))
 }
 
+/// Whole units in `value`; 0 for a unit of 0.
+#[must_use]
+pub const fn units(value: u64, unit: u64) -> u64 {
+    match value.checked_div(unit) {
+        Some(units) => units,
+        None => 0,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -29,6 +38,7 @@ mod tests {
     fn rounding_never_overflows() {
         assert_eq!((down(4097, 4096), down(4096, 4096), down(u64::MAX, 512)), (4096, 4096, u64::MAX - 511));
         assert_eq!((up(4097, 4096), up(0, 512), up(u64::MAX, 512)), (Some(8192), Some(0), None));
+        assert_eq!((units(1025, 512), units(511, 512), units(7, 0)), (2, 0, 0));
         assert_eq!((within(513, 512), within(512, 512), within(7, 0)), (1, 0, 0));
     }
 }

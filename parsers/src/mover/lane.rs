@@ -134,7 +134,7 @@ impl<'a, 'q, B: Blocks> Lane<'a, 'q, B> {
     fn start_writes(&mut self) -> Result<(), Error> {
         while let Some(kept) = self.waiting.pop_front() {
             let mut unused = Vec::new();
-            match self.shared.target.writes(kept, &mut unused)? {
+            match self.shared.target.writes(kept, &mut unused) {
                 Ok(writes) => self.submit(writes)?,
                 Err(kept) => {
                     self.waiting.push_front(kept);

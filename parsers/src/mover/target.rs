@@ -4,11 +4,14 @@ use super::UNIT;
 use super::ledger::Ledger;
 use super::stretch::Stretch;
 use super::zero::{data_runs, is_zero};
+use crate::align;
+use alloc::boxed::Box;
 use alloc::vec;
 use alloc::vec::Vec;
+use core::ops::Range;
 use instar_abi::error::{Error, WriteError};
 use instar_abi::request::DiskId;
-use instar_io::{Action, BlockRequest};
+use instar_io::{Action, BlockRequest, SECTOR_LEN};
 use spin::Mutex;
 
 /// Most bytes of one write.
@@ -32,15 +35,26 @@ pub struct Target {
 pub enum Format {
     /// A unit goes where it is on the disk.
     Raw,
-    /// A unit is a cluster, and clusters are handed out in order.
-    Qcow2(Mutex<Ledger>),
+    /// Clusters are handed out in order.
+    Qcow2 {
+        /// What content is allocated by, in bytes.
+        granule: u64,
+        /// Who gets which.
+        ledger: Box<Mutex<Ledger>>,
+    },
 }
 
 /// What is left of a stretch: units that are written as soon as their place is known.
 pub struct Kept {
     number: u64,
-    starts: Vec<u64>,
-    units: Vec<Vec<u8>>,
+    units: Vec<KeptUnit>,
+}
+
+/// A unit, and the parts of it that are written.
+struct KeptUnit {
+    start: u64,
+    bytes: Vec<u8>,
+    runs: Vec<Range<usize>>,
 }
 
 /// What is written for a stretch.
@@ -72,87 +86,120 @@ impl Joined {
         }
         self.requests.push(write(self.disk, offset, bytes));
     }
+
+    /// Parts of a unit, each with its place: the unit's own buffer where that is all of it, or copies.
+    fn push_unit(&mut self, bytes: Vec<u8>, places: Vec<(Range<usize>, u64)>, unused: &mut Vec<Vec<u8>>) {
+        if let [(run, offset)] = places.as_slice()
+            && run.len() == bytes.len()
+        {
+            self.push(*offset, bytes);
+            return;
+        }
+        for (run, offset) in places {
+            self.push(offset, bytes.get(run).unwrap_or_default().to_vec());
+        }
+        unused.push(bytes);
+    }
 }
 
 impl Target {
-    /// Decides which units of a stretch are written; the buffers of the others go to `unused`.
+    /// Decides which parts of a stretch are written; the buffers of units without any go to `unused`.
     ///
     /// # Errors
     /// [`WriteError::Capacity`].
     pub fn keep(&self, stretch: Stretch, units: Vec<Vec<u8>>, unused: &mut Vec<Vec<u8>>) -> Result<Kept, Error> {
-        let Stretch { number, units: starts, .. } = stretch;
-        let Format::Qcow2(ledger) = &self.format else { return Ok(Kept { number, starts, units }) };
-        let mut kept =
-            Kept { number, starts: Vec::with_capacity(starts.len()), units: Vec::with_capacity(units.len()) };
-        for (start, unit) in starts.into_iter().zip(units) {
-            if self.sparse_len != 0 && is_zero(&unit) {
-                unused.push(unit);
+        let mut kept = Kept { number: stretch.number, units: Vec::with_capacity(units.len()) };
+        for (start, bytes) in stretch.units.into_iter().zip(units) {
+            let runs = self.runs(start, &bytes)?;
+            if runs.is_empty() {
+                unused.push(bytes);
             } else {
-                kept.starts.push(start);
-                kept.units.push(unit);
+                kept.units.push(KeptUnit { start, bytes, runs });
             }
         }
-        ledger.lock().deposit(number, kept.starts.clone())?;
+        if let Format::Qcow2 { ledger, .. } = &self.format {
+            let on_disk = |unit: &KeptUnit, run: &Range<usize>| {
+                unit.start.saturating_add(run.start as u64)..unit.start.saturating_add(run.end as u64)
+            };
+            let ranges = kept.units.iter().flat_map(|unit| unit.runs.iter().map(move |run| on_disk(unit, run)));
+            ledger.lock().deposit(kept.number, ranges.collect())?;
+        }
         Ok(kept)
+    }
+
+    /// The parts of a unit that are written, whole granules of the format.
+    fn runs(&self, start: u64, bytes: &[u8]) -> Result<Vec<Range<usize>>, Error> {
+        let left = self.virtual_size.saturating_sub(start);
+        let granule = match &self.format {
+            Format::Raw => {
+                let end = start.saturating_add(left.min(UNIT));
+                if end > self.capacity {
+                    return Err(Error::Write(WriteError::Capacity { disk: self.disk, end }));
+                }
+                SECTOR_LEN
+            }
+            Format::Qcow2 { granule, .. } => (*granule).min(UNIT),
+        };
+        let len = usize::try_from(align::up(left, granule).unwrap_or(left).min(UNIT)).unwrap_or(0);
+        let bytes = bytes.get(..len).unwrap_or_default();
+        if self.sparse_len == 0 {
+            return Ok(Vec::from_iter((len > 0).then_some(0..len)));
+        }
+        if granule == UNIT {
+            return Ok(Vec::from_iter((!is_zero(bytes)).then_some(0..len)));
+        }
+        let runs = data_runs(bytes, usize::try_from(self.sparse_len).unwrap_or(usize::MAX));
+        Ok(to_granules(runs, usize::try_from(granule).unwrap_or(usize::MAX)))
     }
 
     /// The writes of a stretch, and in `unused` the buffers that nothing is written from; the stretch again while its
     /// clusters are not known.
     ///
     /// # Errors
-    /// [`WriteError::Capacity`].
-    pub fn writes(&self, kept: Kept, unused: &mut Vec<Vec<u8>>) -> Result<Result<Writes, Kept>, Error> {
+    /// No failure: the stretch itself.
+    pub fn writes(&self, kept: Kept, unused: &mut Vec<Vec<u8>>) -> Result<Writes, Kept> {
         let mut joined = Joined { disk: self.disk, requests: Vec::new() };
         let mut tables = Vec::new();
         match &self.format {
             Format::Raw => {
-                for (start, unit) in kept.starts.iter().zip(kept.units) {
-                    self.write_raw(*start, unit, &mut joined, unused)?;
+                for unit in kept.units {
+                    let places = unit.runs.iter().map(|run| (run.clone(), unit.start.saturating_add(run.start as u64)));
+                    let places = places.collect();
+                    joined.push_unit(unit.bytes, places, unused);
                 }
             }
-            Format::Qcow2(ledger) => {
-                let Some(placed) = ledger.lock().collect(kept.number) else { return Ok(Err(kept)) };
-                for (placed, unit) in placed.into_iter().zip(kept.units) {
-                    if let Some((offset, table)) = placed.table {
-                        tables.push(write(self.disk, offset, table));
+            Format::Qcow2 { ledger, .. } => {
+                let Some(placed) = ledger.lock().collect(kept.number) else { return Err(kept) };
+                let mut placed = placed.into_iter();
+                for KeptUnit { bytes, runs, .. } in kept.units {
+                    let mut places = Vec::with_capacity(runs.len());
+                    for (run, placed) in runs.into_iter().zip(&mut placed) {
+                        let mut at = run.start;
+                        for (offset, len) in placed.parts {
+                            let end = at.saturating_add(usize::try_from(len).unwrap_or(0));
+                            places.push((at..end, offset));
+                            at = end;
+                        }
+                        tables.extend(placed.tables.into_iter().map(|(at, table)| write(self.disk, at, table)));
                     }
-                    joined.push(placed.offset, unit);
+                    joined.push_unit(bytes, places, unused);
                 }
             }
         }
-        Ok(Ok(Writes { content: joined.requests, tables }))
+        Ok(Writes { content: joined.requests, tables })
     }
+}
 
-    fn write_raw(
-        &self,
-        start: u64,
-        unit: Vec<u8>,
-        joined: &mut Joined,
-        unused: &mut Vec<Vec<u8>>,
-    ) -> Result<(), Error> {
-        let len = self.virtual_size.saturating_sub(start).min(UNIT);
-        let end = start.saturating_add(len);
-        if end > self.capacity {
-            return Err(Error::Write(WriteError::Capacity { disk: self.disk, end }));
+/// Runs widened to whole granules, a power of two.
+fn to_granules(runs: Vec<Range<usize>>, granule: usize) -> Vec<Range<usize>> {
+    let mut wide: Vec<Range<usize>> = Vec::with_capacity(runs.len());
+    for run in runs {
+        let start = run.start.saturating_sub(run.start.checked_rem(granule).unwrap_or(0));
+        let end = run.end.checked_next_multiple_of(granule).unwrap_or(run.end);
+        match wide.last_mut() {
+            Some(last) if start <= last.end => last.end = end,
+            _ => wide.push(start..end),
         }
-        let bytes = unit.get(..usize::try_from(len).unwrap_or(0)).unwrap_or_default();
-        let sparse_len = usize::try_from(self.sparse_len).unwrap_or(usize::MAX);
-        let runs = if sparse_len == 0 { Vec::new() } else { data_runs(bytes, sparse_len) };
-        let whole = sparse_len == 0 || runs.first().is_some_and(|run| run.len() == bytes.len());
-        if whole && bytes.len() == unit.len() {
-            joined.push(start, unit);
-            return Ok(());
-        }
-        if whole {
-            joined.push(start, bytes.to_vec());
-            unused.push(unit);
-            return Ok(());
-        }
-        for run in runs {
-            let offset = start.saturating_add(run.start as u64);
-            joined.push(offset, unit.get(run).unwrap_or_default().to_vec());
-        }
-        unused.push(unit);
-        Ok(())
     }
+    wide
 }

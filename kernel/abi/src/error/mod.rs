@@ -189,4 +189,50 @@ pub enum TargetError {
         /// Largest possible.
         max: u64,
     },
+    /// The version of a qcow2 target is neither 2 nor 3.
+    Version {
+        /// What was asked for.
+        found: u32,
+    },
+    /// The cluster size of a qcow2 target is out of bounds; all are log2 of bytes.
+    ClusterBits {
+        /// What was asked for.
+        found: u32,
+        /// Smallest.
+        min: u32,
+        /// Largest.
+        max: u32,
+    },
+    /// The refcounts of a qcow2 target are too wide; both are log2 of bits.
+    RefcountOrder {
+        /// What was asked for.
+        found: u32,
+        /// Largest.
+        max: u32,
+    },
+    /// Version 2 has refcounts of 16 bits only.
+    RefcountOrderBeforeVersion3 {
+        /// What was asked for, log2 of bits.
+        found: u32,
+    },
+    /// Version 2 has no lazy refcounts.
+    LazyRefcountsBeforeVersion3,
+    /// Version 2 has no extended L2 entries.
+    ExtendedL2BeforeVersion3,
+    /// Version 2 has zlib only.
+    CompressionBeforeVersion3,
+    /// Extended L2 entries need larger clusters; both are log2 of bytes.
+    ExtendedL2ClusterBits {
+        /// What was asked for.
+        found: u32,
+        /// Smallest.
+        min: u32,
+    },
+    /// A target that exists is smaller than what is to be written.
+    TooSmall {
+        /// Its length in bytes.
+        len: u64,
+        /// Bytes needed.
+        needed: u64,
+    },
 }

@@ -33,19 +33,52 @@ pub(super) fn error(names: &Names, error: &Error) -> Message {
             let text = format!("its {what} changed to '{}' while it was read", shown(found));
             open(names, *layer, Message::new(text))
         }
-        Error::Target(TargetError::TooLarge { virtual_size, max }) => {
-            let target = names.disks.get(1).map(|name| shown(name)).unwrap_or_default();
-            let format = names.target_format.unwrap_or("raw");
-            Message::new(format!(
-                "{target}: error while converting {format}: The image size of {virtual_size} bytes is too large \
-                 for file format '{format}' (at most {max})"
-            ))
-        }
         Error::Target(TargetError::Unsupported) | Error::WrongOp => {
             Message::new("the op image can't do what it was asked")
                 .with_hint("launcher and op images don't belong together: cargo xtask build")
         }
+        Error::Target(error) => target(names, error),
     }
+}
+
+/// A target that can't be made, in qemu-img's words.
+fn target(names: &Names, error: &TargetError) -> Message {
+    const VERSION_3: &str = "(use version=v3 or greater)";
+    let format = names.target_format.unwrap_or("raw");
+    let why = match error {
+        TargetError::TooLarge { virtual_size, max } => {
+            format!("The image size of {virtual_size} bytes is too large for file format '{format}' (at most {max})")
+        }
+        TargetError::Version { found } => format!("Invalid version {found} (2 or 3)"),
+        TargetError::ClusterBits { found, min, max } => {
+            format!("Cluster size must be a power of two between 2^{min} and 2^{max} bytes, not 2^{found}")
+        }
+        TargetError::RefcountOrder { found, max } => {
+            format!("Refcount width must be a power of two and may not exceed 2^{max} bits; 2^{found} was given")
+        }
+        TargetError::RefcountOrderBeforeVersion3 { .. } => {
+            format!("Different refcount widths than 16 bits require compatibility level 1.1 or above {VERSION_3}")
+        }
+        TargetError::LazyRefcountsBeforeVersion3 => {
+            format!("Lazy refcounts only supported with compatibility level 1.1 and above {VERSION_3}")
+        }
+        TargetError::ExtendedL2BeforeVersion3 => {
+            format!("Extended L2 entries are only supported with compatibility level 1.1 and above {VERSION_3}")
+        }
+        TargetError::CompressionBeforeVersion3 => {
+            format!("Non-zlib compression type is only supported with compatibility level 1.1 and above {VERSION_3}")
+        }
+        TargetError::ExtendedL2ClusterBits { min, .. } => {
+            let size = 1u64.checked_shl(*min).unwrap_or(0);
+            format!("Extended L2 entries are only supported with cluster sizes of at least {size} bytes")
+        }
+        TargetError::TooSmall { len, needed } => {
+            format!("output file is smaller than input file: it has {len} bytes, and {needed} are needed")
+        }
+        TargetError::Unsupported => "the op image can't make it".to_owned(),
+    };
+    let target = names.disks.get(1).map(|name| shown(name)).unwrap_or_default();
+    Message::new(format!("{target}: error while converting {format}: {why}"))
 }
 
 /// A reason why a layer does not open, in qemu-img's nesting.

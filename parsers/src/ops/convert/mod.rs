@@ -5,8 +5,9 @@ use crate::align;
 use crate::image::{Chain, Resolved};
 use crate::mover::{self, Format, Ledger, Source, Target};
 use crate::plan;
-use crate::qcow2::create::Writer;
+use crate::qcow2::create::{Layout, Writer};
 use crate::store::{Budget, Cache, Queue, Store};
+use alloc::boxed::Box;
 use alloc::vec;
 use alloc::vec::Vec;
 use instar_abi::error::{Error, TargetError, WriteError};
@@ -47,7 +48,7 @@ pub fn convert<E: Env>(request: &Request, env: &mut E) -> Result<End, Error> {
 fn supported(convert: &Convert) -> Result<LayerId, Error> {
     let default = match &convert.target_format {
         TargetFormat::Raw => true,
-        TargetFormat::Qcow2(options) => *options == Qcow2Options::default(),
+        TargetFormat::Qcow2(Qcow2Options { compress, backing, .. }) => !compress && backing.is_none(),
     };
     let plain = convert.snapshot.is_none() && convert.before == Before::Empty && !convert.any_order && !convert.salvage;
     match convert.sources[..] {
@@ -82,9 +83,10 @@ fn target(convert: &Convert, capacity: u64, virtual_size: u64, budget: &mut Budg
             return Err(Error::Write(WriteError::Capacity { disk, end: virtual_size }));
         }
         TargetFormat::Raw => Format::Raw,
-        TargetFormat::Qcow2(_) => {
-            let writer = Writer::new(budget, virtual_size, disk, capacity)?;
-            Format::Qcow2(Mutex::new(Ledger::new(writer)))
+        TargetFormat::Qcow2(options) => {
+            let layout = Layout::try_from(options).map_err(Error::Target)?;
+            let writer = Writer::new(budget, layout, virtual_size, disk, capacity)?;
+            Format::Qcow2 { granule: layout.granule(), ledger: Box::new(Mutex::new(Ledger::new(writer))) }
         }
     };
     Ok(Target { disk, capacity, virtual_size, sparse_len: convert.sparse_len, format })
@@ -108,7 +110,7 @@ fn finish<E: Env>(target: Target, env: &mut E) -> Result<u64, Error> {
             plan::flush(&mut queue, disk)?;
             Ok(align::up(target.virtual_size, 512).unwrap_or(target.virtual_size))
         }
-        Format::Qcow2(ledger) => {
+        Format::Qcow2 { ledger, .. } => {
             let mut finish = ledger.into_inner().into_writer().finish()?;
             let len = finish.file_len();
             while let Some(plan) = finish.next_plan() {

@@ -1,11 +1,18 @@
 //! The plans of a new image, and what a crash leaves of them.
 
 use crate::plan::sim::every_crash;
-use crate::qcow2::create::{CLUSTER_SIZE, Writer};
+use crate::qcow2::create::{Layout, Writer};
 use crate::store::Budget;
 use crate::testing::{qemu_img, scratch};
 use instar_abi::error::{Error, TargetError};
-use instar_abi::request::{self, DiskId};
+use instar_abi::request::{self, DiskId, Qcow2Options};
+
+/// Bytes of a cluster.
+const CLUSTER_SIZE: u64 = 65536;
+
+fn layout() -> Layout {
+    Layout::try_from(&Qcow2Options::default()).unwrap()
+}
 
 fn budget() -> Budget {
     Budget::from(request::Budget { heap_bytes: 64 << 20, read_bytes: 0, steps: 0, depth: 0 })
@@ -13,7 +20,7 @@ fn budget() -> Budget {
 
 /// A file with content at these places of the disk, and the plans that are left.
 fn written(places: &[u64]) -> (Vec<u8>, crate::qcow2::create::Finish) {
-    let mut writer = Writer::new(&mut budget(), 4 << 30, DiskId(0), u64::MAX).unwrap();
+    let mut writer = Writer::new(&mut budget(), layout(), 4 << 30, DiskId(0), u64::MAX).unwrap();
     let mut file = Vec::new();
     let mut put = |at: u64, bytes: &[u8]| {
         let end = at as usize + bytes.len();
@@ -23,9 +30,10 @@ fn written(places: &[u64]) -> (Vec<u8>, crate::qcow2::create::Finish) {
         file[at as usize..end].copy_from_slice(bytes);
     };
     for place in places {
-        let placed = writer.place(*place).unwrap();
-        put(placed.offset, &[7; CLUSTER_SIZE as usize]);
-        if let Some((at, table)) = placed.table {
+        let placed = writer.place(*place..place + CLUSTER_SIZE).unwrap();
+        assert_eq!(placed.parts.len(), 1);
+        put(placed.parts[0].0, &[7; CLUSTER_SIZE as usize]);
+        for (at, table) in placed.tables {
             put(at, &table);
         }
     }
@@ -74,9 +82,9 @@ fn after_any_crash_there_is_no_image_or_a_clean_one() {
 /// Refcount blocks by the thousand: they come in plans of 1 MiB.
 #[test]
 fn a_large_image_is_finished_in_bounded_memory() {
-    let mut writer = Writer::new(&mut budget(), 1 << 50, DiskId(0), u64::MAX).unwrap();
+    let mut writer = Writer::new(&mut budget(), layout(), 1 << 50, DiskId(0), u64::MAX).unwrap();
     for cluster in 0..1 << 21 {
-        writer.place(cluster * CLUSTER_SIZE).unwrap();
+        writer.place(cluster * CLUSTER_SIZE..(cluster + 1) * CLUSTER_SIZE).unwrap();
     }
     let mut finish = writer.finish().unwrap();
     let mut end = 0;
@@ -90,8 +98,8 @@ fn a_large_image_is_finished_in_bounded_memory() {
 #[test]
 fn a_disk_of_more_than_2_pib_does_not_fit() {
     let max = 2 << 50;
-    assert!(Writer::new(&mut budget(), max, DiskId(0), u64::MAX).is_ok());
-    let refused = Writer::new(&mut budget(), max + 512, DiskId(0), u64::MAX).err();
+    assert!(Writer::new(&mut budget(), layout(), max, DiskId(0), u64::MAX).is_ok());
+    let refused = Writer::new(&mut budget(), layout(), max + 512, DiskId(0), u64::MAX).err();
     let too_large = TargetError::TooLarge { virtual_size: max + 512, max };
     assert_eq!(refused, Some(Error::Target(too_large)));
 }

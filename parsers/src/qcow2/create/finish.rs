@@ -1,0 +1,216 @@
+//! What completes a new image: refcounts, L1 table, and the header that makes it one.
+
+use super::{Layout, Writer, put};
+use crate::align;
+use crate::plan::{Epoch, Plan};
+use crate::qcow2::wire::{self, compatible, extension, incompatible};
+use alloc::vec;
+use alloc::vec::Vec;
+use instar_abi::control::SECTOR_LEN;
+use instar_abi::error::Error;
+use instar_abi::request::Compression;
+use zerocopy::IntoBytes;
+
+/// Bytes of refcount blocks in one plan, or one block.
+const PLAN_LEN: u64 = 1 << 20;
+
+impl Writer {
+    /// The plans that complete the image, in order, and its length. The content must have been written and flushed
+    /// before the last one is applied.
+    ///
+    /// # Errors
+    /// [`WriteError::Capacity`](instar_abi::error::WriteError::Capacity).
+    pub fn finish(mut self) -> Result<Finish, Error> {
+        let last_table = self.finish_table();
+        let cluster_size = self.layout.cluster_size();
+        let content_clusters = align::units(self.end, cluster_size);
+        // Blocks and table count themselves: a few rounds, each of which can only grow.
+        let (mut blocks, mut table_clusters) = (1u64, 1u64);
+        loop {
+            let clusters = content_clusters.saturating_add(blocks).saturating_add(table_clusters);
+            let more_blocks = clusters.div_ceil(self.layout.refcounts_of_block());
+            let more_table = more_blocks.saturating_mul(8).div_ceil(cluster_size);
+            if more_blocks <= blocks && more_table <= table_clusters {
+                break;
+            }
+            (blocks, table_clusters) = (more_blocks.max(blocks), more_table.max(table_clusters));
+        }
+        let blocks_at = self.take(blocks.saturating_mul(cluster_size))?;
+        let table_at = self.take(table_clusters.saturating_mul(cluster_size))?;
+        Ok(Finish { writer: self, last_table, blocks, next_block: 0, blocks_at, table_at, table_clusters })
+    }
+}
+
+/// What completes an image.
+pub struct Finish {
+    writer: Writer,
+    last_table: Option<(u64, Vec<u8>)>,
+    blocks: u64,
+    next_block: u64,
+    blocks_at: u64,
+    table_at: u64,
+    table_clusters: u64,
+}
+
+impl Finish {
+    /// Bytes of the complete file: it ends with the used sectors of the refcount table, whose last cluster reads as
+    /// zeros from there on. qemu-img's files end like this too, with the L1 table.
+    #[must_use]
+    pub fn file_len(&self) -> u64 {
+        self.table_at.saturating_add(self.table_len())
+    }
+
+    /// Bytes of the refcount table in use, in whole sectors.
+    fn table_len(&self) -> u64 {
+        self.blocks.saturating_mul(8).next_multiple_of(SECTOR_LEN)
+    }
+
+    /// The next plan; the last one has the commit point, and `None` follows it.
+    #[must_use]
+    pub fn next_plan(&mut self) -> Option<Plan> {
+        if self.blocks.saturating_sub(self.next_block) > self.blocks_of_plan() {
+            let (at, bytes) = self.some_blocks();
+            let mut plan = Plan::new(at, at.saturating_add(bytes.len() as u64));
+            plan.push(Epoch::new("refcount blocks").write(at, bytes));
+            return Some(plan);
+        }
+        let l1 = core::mem::take(&mut self.writer.l1);
+        (!l1.is_empty()).then(|| self.last_plan(l1))
+    }
+
+    fn blocks_of_plan(&self) -> u64 {
+        align::units(PLAN_LEN, self.writer.layout.cluster_size()).max(1)
+    }
+
+    /// The next refcount blocks, and where they go: ones up to the end of the file, then zeros.
+    fn some_blocks(&mut self) -> (u64, Vec<u8>) {
+        let layout = self.writer.layout;
+        let cluster_size = layout.cluster_size();
+        let count = self.blocks.saturating_sub(self.next_block).min(self.blocks_of_plan());
+        let at = self.blocks_at.saturating_add(self.next_block.saturating_mul(cluster_size));
+        let first_cluster = self.next_block.saturating_mul(layout.refcounts_of_block());
+        let used = align::units(self.writer.end, cluster_size).saturating_sub(first_cluster);
+        let mut bytes = vec![0; usize::try_from(count.saturating_mul(cluster_size)).unwrap_or(0)];
+        let used = used.min(count.saturating_mul(layout.refcounts_of_block()));
+        fill_with_ones(&mut bytes, layout, usize::try_from(used).unwrap_or(usize::MAX));
+        self.next_block = self.next_block.saturating_add(count);
+        (at, bytes)
+    }
+
+    fn last_plan(&mut self, l1: Vec<u8>) -> Plan {
+        let cluster_size = self.writer.layout.cluster_size();
+        let (old_len, blocks) = self.some_blocks();
+        let mut table = vec![0; usize::try_from(self.table_len()).unwrap_or(0)];
+        for index in 0..self.blocks {
+            let block = self.blocks_at.saturating_add(index.saturating_mul(cluster_size));
+            put(&mut table, index, block.to_be_bytes());
+        }
+        // Nothing leads to any of these while there is no header: a crash leaves a file without a format.
+        let mut epoch = Epoch::new("tables").write(cluster_size, l1).write(old_len, blocks).write(self.table_at, table);
+        if let Some((at, bytes)) = self.last_table.take() {
+            epoch = epoch.write(at, bytes);
+        }
+        let mut plan = Plan::new(old_len, self.file_len());
+        plan.push(epoch);
+        plan.commit("header", 0, self.header());
+        plan
+    }
+
+    /// The first sector.
+    fn header(&self) -> Vec<u8> {
+        let Layout { version, cluster_bits, refcount_order, lazy_refcounts, extended_l2, compression } =
+            self.writer.layout;
+        let bit = |set: bool, bit: u64| if set { bit } else { 0 };
+        let is_zstd = compression == Compression::Zstd;
+        let l1_count = self.writer.layout.l1_count(self.writer.virtual_size);
+        let header = wire::Header {
+            magic: wire::MAGIC,
+            version: version.into(),
+            backing_file_offset: 0.into(),
+            backing_file_size: 0.into(),
+            cluster_bits: cluster_bits.into(),
+            size: self.writer.virtual_size.into(),
+            crypt_method: 0.into(),
+            l1_size: u32::try_from(l1_count).unwrap_or(0).into(),
+            l1_table_offset: self.writer.layout.cluster_size().into(),
+            refcount_table_offset: self.table_at.into(),
+            refcount_table_clusters: u32::try_from(self.table_clusters).unwrap_or(0).into(),
+            nb_snapshots: 0.into(),
+            snapshots_offset: 0.into(),
+            incompatible_features: (bit(is_zstd, incompatible::COMPRESSION)
+                | bit(extended_l2, incompatible::EXTENDED_L2))
+            .into(),
+            compatible_features: bit(lazy_refcounts, compatible::LAZY_REFCOUNTS).into(),
+            autoclear_features: 0.into(),
+            refcount_order: refcount_order.into(),
+            header_length: (size_of::<wire::Header>() as u32).into(),
+            compression_type: is_zstd.into(),
+            padding: [0; 7],
+        };
+        let mut bytes = header.as_bytes().to_vec();
+        if version < 3 {
+            bytes.truncate(wire::HEADER_LEN_V2 as usize);
+        } else {
+            bytes.extend_from_slice(&feature_names());
+        }
+        // What follows is zero: the end of the extensions.
+        bytes.resize(SECTOR_LEN as usize, 0);
+        bytes
+    }
+}
+
+/// The extension that names features.
+fn feature_names() -> Vec<u8> {
+    let names = FEATURE_NAMES.map(|(kind, bit, name)| {
+        let mut entry = wire::FeatureName { kind, bit, name: [0; 46] };
+        entry.name.iter_mut().zip(name.bytes()).for_each(|(to, byte)| *to = byte);
+        entry
+    });
+    let len = size_of_val(&names) as u32;
+    let header = wire::ExtensionHeader { kind: extension::FEATURE_NAMES.into(), len: len.into() };
+    [header.as_bytes(), names.as_bytes()].concat()
+}
+
+/// Makes the first `count` refcounts 1. Refcounts of less than a byte have their first one in the low bits.
+fn fill_with_ones(blocks: &mut [u8], layout: Layout, count: usize) {
+    match layout.refcount_order {
+        order @ 0..=2 => {
+            let (bits, per_byte) = (1usize << order, 8usize >> order);
+            let ones = (0..per_byte).fold(0u8, |ones, index| ones | 1 << index.saturating_mul(bits));
+            let whole = count.checked_div(per_byte).unwrap_or(0);
+            let rest = count.saturating_sub(whole.saturating_mul(per_byte)).saturating_mul(bits);
+            let mask = (1u16 << rest).wrapping_sub(1) as u8;
+            for (index, byte) in blocks.iter_mut().enumerate().take(whole.saturating_add(1)) {
+                *byte = if index < whole { ones } else { ones & mask };
+            }
+        }
+        order => {
+            let len = 1usize << order.saturating_sub(3);
+            for refcount in blocks.chunks_exact_mut(len).take(count) {
+                if let Some(byte) = refcount.last_mut() {
+                    *byte = 1;
+                }
+            }
+        }
+    }
+}
+
+/// The features that qemu-img 10.0 names in a new image, so that older readers can say what they lack.
+const FEATURE_NAMES: [(u8, u8, &str); 8] = [
+    (0, 0, "dirty bit"),
+    (0, 1, "corrupt bit"),
+    (0, 2, "external data file"),
+    (0, 3, "compression type"),
+    (0, 4, "extended L2 entries"),
+    (1, 0, "lazy refcounts"),
+    (2, 0, "bitmaps"),
+    (2, 1, "raw external data"),
+];
+
+// Header, extension header, names and the end of extensions fit into the sector of the commit point.
+const _: () = assert!(
+    size_of::<wire::Header>()
+        + 2 * size_of::<wire::ExtensionHeader>()
+        + FEATURE_NAMES.len() * size_of::<wire::FeatureName>()
+        <= 512
+);

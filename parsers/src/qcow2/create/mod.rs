@@ -1,0 +1,200 @@
+//! A new image, written front to back.
+//!
+//! ```text
+//! cluster 0        header, one sector: the commit point
+//! cluster 1 …      L1 table
+//! …                L2 tables and data clusters, as the disk is passed
+//! …                refcount blocks, then the refcount table
+//! ```
+//!
+//! Every cluster up to the end is in use exactly once, so refcounts are known when the end is. One L2 table is in
+//! memory at a time: the disk is passed in order.
+
+mod finish;
+mod layout;
+
+pub use finish::Finish;
+pub use layout::Layout;
+
+use super::limits;
+use super::wire::entry;
+use crate::align;
+use crate::store::Budget;
+use alloc::vec::Vec;
+use core::ops::Range;
+use instar_abi::error::{Error, TargetError, WriteError};
+use instar_abi::request::DiskId;
+
+/// Where content goes, and what became complete by placing it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Placed {
+    /// Consecutive parts of what was placed: place in the file, and bytes.
+    pub parts: Vec<(u64, u64)>,
+    /// L2 tables that are complete now: place and bytes.
+    pub tables: Vec<(u64, Vec<u8>)>,
+}
+
+impl Placed {
+    fn add(&mut self, offset: u64, len: u64) {
+        if let Some((last_offset, last_len)) = self.parts.last_mut()
+            && last_offset.checked_add(*last_len) == Some(offset)
+        {
+            *last_len = last_len.saturating_add(len);
+            return;
+        }
+        self.parts.push((offset, len));
+    }
+}
+
+/// Hands out the clusters of a new image, in the order of the disk.
+pub struct Writer {
+    layout: Layout,
+    virtual_size: u64,
+    disk: DiskId,
+    capacity: u64,
+    /// L1 entries, as they will be on disk.
+    l1: Vec<u8>,
+    /// First free byte of the file.
+    end: u64,
+    current: Option<Current>,
+}
+
+/// The L2 table that is being filled.
+struct Current {
+    index: u64,
+    offset: u64,
+    bytes: Vec<u8>,
+    /// The last cluster with content: its place in the disk and in the file.
+    cluster: Option<(u64, u64)>,
+}
+
+impl Writer {
+    /// An empty image of `virtual_size` bytes, a multiple of 512.
+    ///
+    /// # Errors
+    /// [`TargetError::TooLarge`]; the heap budget; [`WriteError::Capacity`].
+    pub fn new(
+        budget: &mut Budget,
+        layout: Layout,
+        virtual_size: u64,
+        disk: DiskId,
+        capacity: u64,
+    ) -> Result<Self, Error> {
+        let max = layout.virtual_size_max();
+        if virtual_size > max {
+            return Err(Error::Target(TargetError::TooLarge { virtual_size, max }));
+        }
+        // At most 32 MiB.
+        let l1_len = layout.l1_count(virtual_size).saturating_mul(8);
+        let l1_space = align::up(l1_len, layout.cluster_size()).unwrap_or(u64::MAX);
+        let l1 = budget.zeroed(usize::try_from(align::up(l1_len, 512).unwrap_or(l1_len)).unwrap_or(usize::MAX))?;
+        let capacity = capacity.min(layout.file_len_max());
+        let end = layout.cluster_size();
+        let mut writer = Self { layout, virtual_size, disk, capacity, l1, end, current: None };
+        writer.take(l1_space)?;
+        Ok(writer)
+    }
+
+    /// A place for the content of `range`, which starts behind everything placed before. What else there is of its
+    /// clusters is zero.
+    ///
+    /// # Errors
+    /// [`WriteError::Capacity`].
+    pub fn place(&mut self, range: Range<u64>) -> Result<Placed, Error> {
+        let cluster_size = self.layout.cluster_size();
+        let mut placed = Placed::default();
+        let mut at = range.start;
+        while at < range.end {
+            let start = align::down(at, cluster_size);
+            let end = start.saturating_add(cluster_size).min(range.end);
+            let offset = self.cluster(start, &mut placed)?;
+            let within = at.saturating_sub(start);
+            let len = end.saturating_sub(at);
+            self.set_subclusters(start, within, len);
+            placed.add(offset.saturating_add(within), len);
+            at = end;
+        }
+        Ok(placed)
+    }
+
+    /// The cluster in the file for the one at `start` of the disk.
+    fn cluster(&mut self, start: u64, placed: &mut Placed) -> Result<u64, Error> {
+        let last = self.current.as_ref().and_then(|current| current.cluster);
+        if let Some((_, offset)) = last.filter(|(last, _)| *last == start) {
+            return Ok(offset);
+        }
+        self.start_table(align::units(start, self.layout.l2_span()), placed)?;
+        let offset = self.take(self.layout.cluster_size())?;
+        self.set_entry(start, offset | entry::COPIED);
+        if let Some(current) = &mut self.current {
+            current.cluster = Some((start, offset));
+        }
+        Ok(offset)
+    }
+
+    /// Makes table `index` the one that is being filled.
+    fn start_table(&mut self, index: u64, placed: &mut Placed) -> Result<(), Error> {
+        if self.current.as_ref().is_some_and(|current| current.index == index) {
+            return Ok(());
+        }
+        let offset = self.take(self.layout.cluster_size())?;
+        placed.tables.extend(self.finish_table());
+        put(&mut self.l1, index, (offset | entry::COPIED).to_be_bytes());
+        // At most 2 MiB.
+        let bytes = alloc::vec![0; usize::try_from(self.layout.cluster_size()).unwrap_or(0)];
+        self.current = Some(Current { index, offset, bytes, cluster: None });
+        Ok(())
+    }
+
+    /// Index of the 8-byte word in its table that `start`'s entry begins with.
+    fn word(&self, start: u64) -> u64 {
+        let index = align::units(align::within(start, self.layout.l2_span()), self.layout.cluster_size());
+        if self.layout.extended_l2 { index.saturating_mul(2) } else { index }
+    }
+
+    fn set_entry(&mut self, start: u64, entry: u64) {
+        let word = self.word(start);
+        if let Some(current) = &mut self.current {
+            put(&mut current.bytes, word, entry.to_be_bytes());
+        }
+    }
+
+    /// Marks the subclusters of a part of a cluster as allocated.
+    fn set_subclusters(&mut self, start: u64, within: u64, len: u64) {
+        if !self.layout.extended_l2 {
+            return;
+        }
+        let granule = self.layout.granule();
+        let first = align::units(within, granule);
+        let end = within.saturating_add(len).div_ceil(granule).min(limits::SUBCLUSTERS.into());
+        let below = |index: u64| 1u64.checked_shl(u32::try_from(index).unwrap_or(64)).unwrap_or(0).wrapping_sub(1);
+        let mask = below(end) & !below(first);
+        let word = usize::try_from(self.word(start).saturating_add(1)).unwrap_or(usize::MAX);
+        let slot = self.current.as_mut().and_then(|current| current.bytes.as_chunks_mut().0.get_mut(word));
+        if let Some(slot) = slot {
+            *slot = (u64::from_be_bytes(*slot) | mask).to_be_bytes();
+        }
+    }
+
+    fn finish_table(&mut self) -> Option<(u64, Vec<u8>)> {
+        self.current.take().map(|current| (current.offset, current.bytes))
+    }
+
+    fn take(&mut self, len: u64) -> Result<u64, Error> {
+        let offset = self.end;
+        let end = offset.saturating_add(len);
+        if end > self.capacity {
+            return Err(Error::Write(WriteError::Capacity { disk: self.disk, end }));
+        }
+        self.end = end;
+        Ok(offset)
+    }
+}
+
+/// Sets entry `index` of a table.
+fn put(table: &mut [u8], index: u64, entry: [u8; 8]) {
+    let slot = usize::try_from(index).ok().and_then(|index| table.as_chunks_mut().0.get_mut(index));
+    if let Some(slot) = slot {
+        *slot = entry;
+    }
+}
