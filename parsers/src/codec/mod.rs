@@ -1,7 +1,10 @@
-//! Decoding of compressed clusters: exactly one cluster or a typed error, whatever the stream holds.
+//! Codecs of clusters. Decoding gives exactly one cluster or a typed error, whatever the stream holds.
 
 mod deflate;
+mod encode;
 mod zstd;
+
+pub use encode::Encoder;
 
 use crate::image::Codec;
 use instar_abi::error::CodecError;

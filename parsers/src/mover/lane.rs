@@ -5,7 +5,7 @@ use super::filling::{Filling, Slot};
 use super::shared::Shared;
 use super::target::{Kept, Writes};
 use super::{BUFFERS_MAX, STRETCH_UNITS};
-use crate::codec::Decoder;
+use crate::codec::{Decoder, Encoder};
 use crate::store::{Queue, outcome};
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::vec::Vec;
@@ -20,6 +20,7 @@ pub struct Lane<'a, 'q, B: Blocks> {
     queue: Queue<'q, B>,
     buffers: Buffers,
     decoder: Decoder,
+    encoder: Encoder,
     cluster: Vec<u8>,
     reads: BTreeMap<Token, Vec<Slot>>,
     /// Writes of tables, whose buffers are not ours to keep.
@@ -40,6 +41,7 @@ impl<'a, 'q, B: Blocks> Lane<'a, 'q, B> {
             queue: Queue::new(blocks),
             buffers: Buffers::default(),
             decoder: Decoder::default(),
+            encoder: Encoder::default(),
             cluster: Vec::new(),
             reads: BTreeMap::new(),
             tables: BTreeSet::new(),
@@ -115,7 +117,7 @@ impl<'a, 'q, B: Blocks> Lane<'a, 'q, B> {
     /// Keeps what is to be written of a stretch.
     fn keep(&mut self, filling: Filling) -> Result<(), Error> {
         let mut unused = Vec::new();
-        let kept = self.shared.target.keep(filling.stretch, filling.units, &mut unused)?;
+        let kept = self.shared.target.keep(filling.stretch, filling.units, &mut self.encoder, &mut unused)?;
         unused.into_iter().for_each(|buffer| self.buffers.give(buffer));
         self.waiting.push_back(kept);
         Ok(())

@@ -10,15 +10,33 @@ use alloc::vec::Vec;
 use core::ops::Range;
 use instar_abi::error::Error;
 
+/// Content that needs a place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Content {
+    /// A range of the disk, as it is.
+    Plain(Range<u64>),
+    /// The compressed cluster at a place of the disk.
+    Stream(u64, Vec<u8>),
+}
+
+/// The places of a stretch.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Places {
+    /// One for each plain range.
+    pub placed: Vec<Placed>,
+    /// Streams, and tables that they completed.
+    pub packed: Vec<(u64, Vec<u8>)>,
+}
+
 /// Deposits and what has come of them.
 pub struct Ledger {
     writer: Writer,
     /// The first stretch that has not been deposited.
     next: u64,
     /// Later stretches: their parts with content.
-    waiting: BTreeMap<u64, Vec<Range<u64>>>,
+    waiting: BTreeMap<u64, Vec<Content>>,
     /// Earlier ones: their places, until they are collected.
-    placed: BTreeMap<u64, Vec<Placed>>,
+    placed: BTreeMap<u64, Places>,
 }
 
 impl Ledger {
@@ -28,25 +46,29 @@ impl Ledger {
         Self { writer, next: 0, waiting: BTreeMap::new(), placed: BTreeMap::new() }
     }
 
-    /// Takes in which ranges of the disk need a place for stretch `number`, ascending.
+    /// Takes in the content of stretch `number`, ascending.
     ///
     /// # Errors
     /// The writer's.
-    pub fn deposit(&mut self, number: u64, ranges: Vec<Range<u64>>) -> Result<(), Error> {
-        self.waiting.insert(number, ranges);
-        while let Some(ranges) = self.waiting.remove(&self.next) {
-            let mut placed = Vec::with_capacity(ranges.len());
-            for range in ranges {
-                placed.push(self.writer.place(range)?);
+    pub fn deposit(&mut self, number: u64, content: Vec<Content>) -> Result<(), Error> {
+        self.waiting.insert(number, content);
+        while let Some(content) = self.waiting.remove(&self.next) {
+            let mut places = Places::default();
+            for content in content {
+                match content {
+                    Content::Plain(range) => places.placed.push(self.writer.place(range)?),
+                    Content::Stream(start, stream) => self.writer.pack(start, &stream, &mut places.packed)?,
+                }
             }
-            self.placed.insert(self.next, placed);
+            places.packed.extend(self.writer.whole_sectors());
+            self.placed.insert(self.next, places);
             self.next = self.next.saturating_add(1);
         }
         Ok(())
     }
 
-    /// The places of stretch `number`, one a range, once they are known.
-    pub fn collect(&mut self, number: u64) -> Option<Vec<Placed>> {
+    /// The places of stretch `number`, once they are known.
+    pub fn collect(&mut self, number: u64) -> Option<Places> {
         self.placed.remove(&number)
     }
 
@@ -72,8 +94,8 @@ mod tests {
 
     #[test]
     fn clusters_do_not_depend_on_the_order_of_deposits() {
-        let cluster = |start: u64| start..start + 65536;
-        let stretches: Vec<Vec<Range<u64>>> = vec![
+        let cluster = |start: u64| Content::Plain(start..start + 65536);
+        let stretches: Vec<Vec<Content>> = vec![
             vec![cluster(0), cluster(65536)],
             vec![],
             vec![cluster(1 << 30)],
@@ -94,6 +116,6 @@ mod tests {
         early.deposit(1, vec![cluster(65536)]).unwrap();
         assert_eq!(early.collect(1), None);
         early.deposit(0, vec![]).unwrap();
-        assert!(early.collect(1).is_some_and(|placed| placed.len() == 1));
+        assert!(early.collect(1).is_some_and(|places| places.placed.len() == 1));
     }
 }

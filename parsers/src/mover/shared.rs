@@ -1,9 +1,9 @@
 //! What lanes share: the next stretch, the target, and the first error.
 
+use super::WAITING_MAX;
 use super::lane::Lane;
 use super::stretch::{Source, Stretch};
 use super::target::Target;
-use super::{STRETCH_UNITS, WAITING_MAX};
 use crate::store::Queue;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use instar_abi::error::Error;
@@ -43,7 +43,7 @@ impl Shared<'_> {
             return Ok(None);
         }
         let mut source = self.source.lock();
-        let stretch = source.take(queue, self.disks, STRETCH_UNITS);
+        let stretch = source.take(queue, self.disks, self.target.group());
         self.passed.store(source.passed(), Ordering::Relaxed);
         stretch
     }

@@ -1,6 +1,6 @@
 //! What lanes take: the next units of the disk that hold data.
 
-use super::UNIT;
+use super::{STRETCH_UNITS, UNIT};
 use crate::align;
 use crate::image::{Chain, Extent, Kind};
 use crate::store::{Budget, Cache, Queue, ReadAt, Store};
@@ -57,7 +57,7 @@ impl Source {
         self.next
     }
 
-    /// Takes up to `units_max` units; `None` at the end of the disk.
+    /// Takes the next units, whole groups of `group` bytes, a power of two; `None` at the end of the disk.
     ///
     /// # Errors
     /// The chain's.
@@ -65,11 +65,11 @@ impl Source {
         &mut self,
         queue: &mut Queue<'_, B>,
         disks: &[Disk],
-        units_max: usize,
+        group: u64,
     ) -> Result<Option<Stretch>, Error> {
         let mut stretch = Stretch { number: self.number, units: Vec::new(), pieces: Vec::new() };
         while let Some((extent, layer)) = self.extent(queue, disks)? {
-            if !self.add(&mut stretch, extent, layer, units_max) {
+            if !self.add(&mut stretch, extent, layer, group) {
                 break;
             }
         }
@@ -99,24 +99,25 @@ impl Source {
     }
 
     /// Adds as much of an extent as fits, and keeps the rest; whether more may fit.
-    fn add(&mut self, stretch: &mut Stretch, extent: Extent, layer: LayerId, units_max: usize) -> bool {
+    fn add(&mut self, stretch: &mut Stretch, extent: Extent, layer: LayerId, group: u64) -> bool {
         let is_zero = matches!(extent.kind, Kind::Zero | Kind::Hole);
         if is_zero && !self.zeros_too {
             self.next = extent.end();
             return true;
         }
-        // A unit that the stretch already has may take more; then as many as are left.
-        let first = align::down(extent.start, UNIT);
-        let has_first = stretch.units.last() == Some(&first);
-        let room = units_max.saturating_sub(stretch.units.len()).saturating_add(usize::from(has_first));
-        if room == 0 {
+        // A group that the stretch already has may take more; then as many as are left.
+        let taken = stretch.units.last().map_or(0, |last| last.saturating_add(UNIT));
+        let mut unit = align::down(extent.start, group).max(taken);
+        let room = (STRETCH_UNITS as u64).saturating_mul(UNIT).max(group);
+        let room = room.saturating_sub((stretch.units.len() as u64).saturating_mul(UNIT));
+        let end = unit.saturating_add(align::down(room, group));
+        if extent.start >= end {
             self.pending = Some((extent, layer));
             return false;
         }
-        let end = first.saturating_add((room as u64).saturating_mul(UNIT));
         let (piece, rest) = extent.split(end.saturating_sub(extent.start));
-        let mut unit = if has_first { first.saturating_add(UNIT) } else { first };
-        while unit < piece.end() {
+        let piece_end = align::up(piece.end(), group).unwrap_or(u64::MAX);
+        while unit < piece_end {
             stretch.units.push(unit);
             unit = unit.saturating_add(UNIT);
         }

@@ -1,10 +1,11 @@
 //! Where units go.
 
 use super::UNIT;
-use super::ledger::Ledger;
+use super::ledger::{Content, Ledger};
 use super::stretch::Stretch;
 use super::zero::{data_runs, is_zero};
 use crate::align;
+use crate::codec::Encoder;
 use alloc::boxed::Box;
 use alloc::vec;
 use alloc::vec::Vec;
@@ -39,6 +40,8 @@ pub enum Format {
     Qcow2 {
         /// What content is allocated by, in bytes.
         granule: u64,
+        /// Bytes of a cluster, where clusters are compressed.
+        compress: Option<u64>,
         /// Who gets which.
         ledger: Box<Mutex<Ledger>>,
     },
@@ -103,11 +106,30 @@ impl Joined {
 }
 
 impl Target {
+    /// What a stretch is made of, in bytes: a cluster that is compressed is in one stretch.
+    pub fn group(&self) -> u64 {
+        match &self.format {
+            Format::Qcow2 { compress: Some(cluster_size), .. } => (*cluster_size).max(UNIT),
+            _ => UNIT,
+        }
+    }
+
     /// Decides which parts of a stretch are written; the buffers of units without any go to `unused`.
     ///
     /// # Errors
     /// [`WriteError::Capacity`].
-    pub fn keep(&self, stretch: Stretch, units: Vec<Vec<u8>>, unused: &mut Vec<Vec<u8>>) -> Result<Kept, Error> {
+    pub fn keep(
+        &self,
+        stretch: Stretch,
+        units: Vec<Vec<u8>>,
+        encoder: &mut Encoder,
+        unused: &mut Vec<Vec<u8>>,
+    ) -> Result<Kept, Error> {
+        if let Format::Qcow2 { compress: Some(cluster_size), ledger, .. } = &self.format {
+            let (kept, content) = self.compress(stretch, units, *cluster_size, encoder, unused);
+            ledger.lock().deposit(kept.number, content)?;
+            return Ok(kept);
+        }
         let mut kept = Kept { number: stretch.number, units: Vec::with_capacity(units.len()) };
         for (start, bytes) in stretch.units.into_iter().zip(units) {
             let runs = self.runs(start, &bytes)?;
@@ -121,10 +143,70 @@ impl Target {
             let on_disk = |unit: &KeptUnit, run: &Range<usize>| {
                 unit.start.saturating_add(run.start as u64)..unit.start.saturating_add(run.end as u64)
             };
-            let ranges = kept.units.iter().flat_map(|unit| unit.runs.iter().map(move |run| on_disk(unit, run)));
-            ledger.lock().deposit(kept.number, ranges.collect())?;
+            let on_disk = |unit, run| Content::Plain(on_disk(unit, run));
+            let content = kept.units.iter().flat_map(|unit| unit.runs.iter().map(move |run| on_disk(unit, run)));
+            ledger.lock().deposit(kept.number, content.collect())?;
         }
         Ok(kept)
+    }
+
+    /// Compresses a stretch cluster by cluster; units are kept for what does not become smaller.
+    fn compress(
+        &self,
+        stretch: Stretch,
+        units: Vec<Vec<u8>>,
+        cluster_size: u64,
+        encoder: &mut Encoder,
+        unused: &mut Vec<Vec<u8>>,
+    ) -> (Kept, Vec<Content>) {
+        let mut kept = Kept { number: stretch.number, units: Vec::new() };
+        let mut content = Vec::new();
+        let len = usize::try_from(cluster_size.min(UNIT)).unwrap_or(usize::MAX);
+        let units_of_cluster = usize::try_from(cluster_size.div_ceil(UNIT)).unwrap_or(1).max(1);
+        let mut units = stretch.units.into_iter().zip(units).peekable();
+        while units.peek().is_some() {
+            let group: Vec<(u64, Vec<u8>)> = units.by_ref().take(units_of_cluster).collect();
+            if let [(start, unit)] = group.as_slice() {
+                let mut runs = Vec::new();
+                for (index, cluster) in unit.chunks(len).enumerate() {
+                    let at = index.saturating_mul(len);
+                    let start = start.saturating_add(at as u64);
+                    if start >= self.virtual_size || (self.sparse_len != 0 && is_zero(cluster)) {
+                        continue;
+                    }
+                    content.push(match encoder.encode(cluster) {
+                        Some(stream) => Content::Stream(start, stream),
+                        None => {
+                            runs.push(at..at.saturating_add(len));
+                            Content::Plain(start..start.saturating_add(len as u64))
+                        }
+                    });
+                }
+                let plain = group.into_iter().map(|(start, bytes)| KeptUnit { start, bytes, runs: runs.clone() });
+                if runs.is_empty() {
+                    unused.extend(plain.map(|unit| unit.bytes))
+                } else {
+                    kept.units.extend(plain)
+                }
+                continue;
+            }
+            let start = group.first().map_or(0, |(start, _)| *start);
+            if self.sparse_len != 0 && group.iter().all(|(_, unit)| is_zero(unit)) {
+                unused.extend(group.into_iter().map(|(_, unit)| unit));
+                continue;
+            }
+            let cluster: Vec<u8> = group.iter().flat_map(|(_, unit)| unit.iter().copied()).collect();
+            if let Some(stream) = encoder.encode(&cluster) {
+                content.push(Content::Stream(start, stream));
+                unused.extend(group.into_iter().map(|(_, unit)| unit));
+            } else {
+                for (start, bytes) in group {
+                    content.push(Content::Plain(start..start.saturating_add(UNIT)));
+                    kept.units.push(KeptUnit { start, runs: core::iter::once(0..bytes.len()).collect(), bytes });
+                }
+            }
+        }
+        (kept, content)
     }
 
     /// The parts of a unit that are written, whole granules of the format.
@@ -169,8 +251,9 @@ impl Target {
                 }
             }
             Format::Qcow2 { ledger, .. } => {
-                let Some(placed) = ledger.lock().collect(kept.number) else { return Err(kept) };
-                let mut placed = placed.into_iter();
+                let Some(places) = ledger.lock().collect(kept.number) else { return Err(kept) };
+                tables.extend(places.packed.into_iter().map(|(at, bytes)| write(self.disk, at, bytes)));
+                let mut placed = places.placed.into_iter();
                 for KeptUnit { bytes, runs, .. } in kept.units {
                     let mut places = Vec::with_capacity(runs.len());
                     for (run, placed) in runs.into_iter().zip(&mut placed) {

@@ -12,7 +12,9 @@ use alloc::vec;
 use alloc::vec::Vec;
 use instar_abi::error::{Error, TargetError, WriteError};
 use instar_abi::reply::{End, FinalLength, Frame, Need};
-use instar_abi::request::{Access, Before, Convert, Disk, LayerId, Op, Qcow2Options, Request, TargetFormat};
+use instar_abi::request::{
+    Access, Before, Compression, Convert, Disk, LayerId, Op, Qcow2Options, Request, TargetFormat,
+};
 use instar_io::Env;
 use spin::Mutex;
 
@@ -48,7 +50,10 @@ pub fn convert<E: Env>(request: &Request, env: &mut E) -> Result<End, Error> {
 fn supported(convert: &Convert) -> Result<LayerId, Error> {
     let default = match &convert.target_format {
         TargetFormat::Raw => true,
-        TargetFormat::Qcow2(Qcow2Options { compress, backing, .. }) => !compress && backing.is_none(),
+        // There is no encoder for zstd.
+        TargetFormat::Qcow2(Qcow2Options { compress, compression, backing, .. }) => {
+            backing.is_none() && !(*compress && *compression == Compression::Zstd)
+        }
     };
     let plain = convert.snapshot.is_none() && convert.before == Before::Empty && !convert.any_order && !convert.salvage;
     match convert.sources[..] {
@@ -86,7 +91,8 @@ fn target(convert: &Convert, capacity: u64, virtual_size: u64, budget: &mut Budg
         TargetFormat::Qcow2(options) => {
             let layout = Layout::try_from(options).map_err(Error::Target)?;
             let writer = Writer::new(budget, layout, virtual_size, disk, capacity)?;
-            Format::Qcow2 { granule: layout.granule(), ledger: Box::new(Mutex::new(Ledger::new(writer))) }
+            let compress = options.compress.then(|| layout.cluster_size());
+            Format::Qcow2 { granule: layout.granule(), compress, ledger: Box::new(Mutex::new(Ledger::new(writer))) }
         }
     };
     Ok(Target { disk, capacity, virtual_size, sparse_len: convert.sparse_len, format })

@@ -1,5 +1,6 @@
 //! What completes a new image: refcounts, L1 table, and the header that makes it one.
 
+use super::pack::set_refcount;
 use super::{Layout, Writer, put};
 use crate::align;
 use crate::plan::{Epoch, Plan};
@@ -21,7 +22,7 @@ impl Writer {
     /// # Errors
     /// [`WriteError::Capacity`](instar_abi::error::WriteError::Capacity).
     pub fn finish(mut self) -> Result<Finish, Error> {
-        let last_table = self.finish_table();
+        let last_writes = self.finish_table().into_iter().chain(self.packing.rest()).collect();
         let cluster_size = self.layout.cluster_size();
         let content_clusters = align::units(self.end, cluster_size);
         // Blocks and table count themselves: a few rounds, each of which can only grow.
@@ -37,14 +38,14 @@ impl Writer {
         }
         let blocks_at = self.take(blocks.saturating_mul(cluster_size))?;
         let table_at = self.take(table_clusters.saturating_mul(cluster_size))?;
-        Ok(Finish { writer: self, last_table, blocks, next_block: 0, blocks_at, table_at, table_clusters })
+        Ok(Finish { writer: self, last_writes, blocks, next_block: 0, blocks_at, table_at, table_clusters })
     }
 }
 
 /// What completes an image.
 pub struct Finish {
     writer: Writer,
-    last_table: Option<(u64, Vec<u8>)>,
+    last_writes: Vec<(u64, Vec<u8>)>,
     blocks: u64,
     next_block: u64,
     blocks_at: u64,
@@ -93,6 +94,12 @@ impl Finish {
         let mut bytes = vec![0; usize::try_from(count.saturating_mul(cluster_size)).unwrap_or(0)];
         let used = used.min(count.saturating_mul(layout.refcounts_of_block()));
         fill_with_ones(&mut bytes, layout, usize::try_from(used).unwrap_or(usize::MAX));
+        for index in 0..used {
+            let streams = self.writer.packing.count(first_cluster.saturating_add(index));
+            if streams != 1 {
+                set_refcount(&mut bytes, layout.refcount_order, index, streams);
+            }
+        }
         self.next_block = self.next_block.saturating_add(count);
         (at, bytes)
     }
@@ -107,7 +114,7 @@ impl Finish {
         }
         // Nothing leads to any of these while there is no header: a crash leaves a file without a format.
         let mut epoch = Epoch::new("tables").write(cluster_size, l1).write(old_len, blocks).write(self.table_at, table);
-        if let Some((at, bytes)) = self.last_table.take() {
+        for (at, bytes) in core::mem::take(&mut self.last_writes) {
             epoch = epoch.write(at, bytes);
         }
         let mut plan = Plan::new(old_len, self.file_len());

@@ -102,6 +102,11 @@ impl Layout {
         1 << self.cluster_bits.saturating_add(3).saturating_sub(self.refcount_order)
     }
 
+    /// Largest refcount, as far as counting in 16 bits goes.
+    pub(super) const fn refcount_max(&self) -> u64 {
+        if self.refcount_order >= 4 { u16::MAX as u64 } else { (1u64 << (1u32 << self.refcount_order)).wrapping_sub(1) }
+    }
+
     /// Longest file whose every cluster a refcount table of 8 MiB counts.
     pub(super) const fn file_len_max(&self) -> u64 {
         let block_span = self.refcounts_of_block().saturating_mul(self.cluster_size());

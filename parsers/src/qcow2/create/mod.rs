@@ -3,15 +3,16 @@
 //! ```text
 //! cluster 0        header, one sector: the commit point
 //! cluster 1 …      L1 table
-//! …                L2 tables and data clusters, as the disk is passed
+//! …                L2 tables, data clusters and packed streams, as the disk is passed
 //! …                refcount blocks, then the refcount table
 //! ```
 //!
-//! Every cluster up to the end is in use exactly once, so refcounts are known when the end is. One L2 table is in
-//! memory at a time: the disk is passed in order.
+//! Every cluster up to the end is in use exactly once, but for those with several compressed streams, so refcounts are
+//! known when the end is. One L2 table is in memory at a time: the disk is passed in order.
 
 mod finish;
 mod layout;
+mod pack;
 
 pub use finish::Finish;
 pub use layout::Layout;
@@ -57,6 +58,7 @@ pub struct Writer {
     /// First free byte of the file.
     end: u64,
     current: Option<Current>,
+    packing: pack::Packing,
 }
 
 /// The L2 table that is being filled.
@@ -90,7 +92,8 @@ impl Writer {
         let l1 = budget.zeroed(usize::try_from(align::up(l1_len, 512).unwrap_or(l1_len)).unwrap_or(usize::MAX))?;
         let capacity = capacity.min(layout.file_len_max());
         let end = layout.cluster_size();
-        let mut writer = Self { layout, virtual_size, disk, capacity, l1, end, current: None };
+        let mut writer =
+            Self { layout, virtual_size, disk, capacity, l1, end, current: None, packing: pack::Packing::default() };
         writer.take(l1_space)?;
         Ok(writer)
     }
@@ -174,6 +177,11 @@ impl Writer {
         if let Some(slot) = slot {
             *slot = (u64::from_be_bytes(*slot) | mask).to_be_bytes();
         }
+    }
+
+    /// What has been packed, up to the last whole sector.
+    pub fn whole_sectors(&mut self) -> Option<(u64, Vec<u8>)> {
+        self.packing.whole_sectors()
     }
 
     fn finish_table(&mut self) -> Option<(u64, Vec<u8>)> {

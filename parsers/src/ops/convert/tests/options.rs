@@ -135,3 +135,28 @@ fn options_that_do_not_fit_are_refused_before_anything_is_written() {
     assert_eq!(run(&job, &disks), Err(Error::Target(expected)));
     assert_eq!(disks[1].written(), 0);
 }
+
+#[test]
+fn compressed_clusters_are_packed_and_counted_as_by_qemu_img() {
+    let Some(dir) = scratch() else { return };
+    let dir = dir.path();
+    let mut bytes = content((6 << 20) + 512);
+    // What does not shrink is written plain, between streams that share a cluster.
+    let mut state = 7u64;
+    for byte in &mut bytes[2_000_000..2_300_000] {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        *byte = (state >> 56) as u8;
+    }
+    std::fs::write(dir.join("a.raw"), &bytes).unwrap();
+    for cluster_bits in [9, 12, 15, 16, 17, 21] {
+        let ours = options(|options| (options.compress, options.cluster_bits) = (true, cluster_bits));
+        check(dir, &ours, &format!("cluster_size={}", 1 << cluster_bits), 4096);
+    }
+    for refcount_order in 0..=6 {
+        let ours = options(|options| (options.compress, options.refcount_order) = (true, refcount_order));
+        check(dir, &ours, &format!("refcount_bits={}", 1 << refcount_order), 4096);
+    }
+    check(dir, &options(|options| (options.compress, options.version) = (true, 2)), "compat=0.10", 4096);
+    check(dir, &options(|options| (options.compress, options.extended_l2) = (true, true)), "extended_l2=on", 4096);
+    check(dir, &options(|options| options.compress = true), "cluster_size=64k", 0);
+}
