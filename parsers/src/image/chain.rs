@@ -7,9 +7,9 @@ use crate::store::ReadAt;
 use alloc::vec::Vec;
 use core::ops::Range;
 use instar_abi::control::SECTOR_LEN;
-use instar_abi::error::{ChainError, Error};
+use instar_abi::error::{ChainError, Error, Qcow2Error};
 use instar_abi::reply::Need;
-use instar_abi::request::{DiskId, Given, HostExtent, LayerId, NeedKind, Request};
+use instar_abi::request::{DiskId, Given, HostExtent, LayerId, NeedKind, Request, SnapshotName};
 
 /// A disk as all its layers give it, top first.
 pub struct Chain {
@@ -66,6 +66,18 @@ impl Chain {
             layers.push(Layer { id, image, last: None });
         }
         Ok(if needs.is_empty() { Resolved::Complete(Self { layers }) } else { Resolved::Incomplete(needs) })
+    }
+
+    /// Makes an internal snapshot of the top layer what is mapped.
+    ///
+    /// # Errors
+    /// [`Qcow2Error::SnapshotNotFound`], also where a format has no snapshots; those of the reads.
+    pub fn select_snapshot(&mut self, io: &mut dyn ReadAt, name: &SnapshotName) -> Result<(), Error> {
+        let Some(Layer { id, image: Opened { part, driver }, .. }) = self.layers.first_mut() else { return Ok(()) };
+        match driver {
+            Driver::Qcow2(image) => image.select_snapshot(&mut part.view(io), name),
+            Driver::Raw(_) => Err(Error::Qcow2 { layer: *id, error: Qcow2Error::SnapshotNotFound }),
+        }
     }
 
     /// Virtual size of the top layer in bytes.

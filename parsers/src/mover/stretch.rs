@@ -2,7 +2,7 @@
 
 use super::{STRETCH_UNITS, UNIT};
 use crate::align;
-use crate::image::{Chain, Extent, Kind};
+use crate::image::{Chain, Extent, Kind, Mapped};
 use crate::store::{Budget, Cache, Queue, ReadAt, Store};
 use alloc::vec::Vec;
 use instar_abi::error::Error;
@@ -31,7 +31,8 @@ pub struct Stretch {
 
 /// The disk, as far as it has not been taken.
 pub struct Source {
-    chain: Chain,
+    /// The chains, one behind the other: where each starts.
+    chains: Vec<(u64, Chain)>,
     cache: Cache,
     budget: Budget,
     virtual_size: u64,
@@ -44,11 +45,17 @@ pub struct Source {
 }
 
 impl Source {
-    /// The whole disk of a chain.
+    /// The whole disks of chains, one behind the other.
     #[must_use]
-    pub fn new(chain: Chain, budget: Budget, zeros_too: bool) -> Self {
-        let virtual_size = chain.virtual_size();
-        Self { chain, cache: Cache::new(), budget, virtual_size, zeros_too, next: 0, number: 0, pending: None }
+    pub fn new(chains: Vec<Chain>, budget: Budget, zeros_too: bool) -> Self {
+        let mut virtual_size = 0u64;
+        let mut placed = Vec::with_capacity(chains.len());
+        for chain in chains {
+            let start = virtual_size;
+            virtual_size = virtual_size.saturating_add(chain.virtual_size());
+            placed.push((start, chain));
+        }
+        Self { chains: placed, cache: Cache::new(), budget, virtual_size, zeros_too, next: 0, number: 0, pending: None }
     }
 
     /// Bytes of the disk that have been taken or passed over.
@@ -94,8 +101,14 @@ impl Source {
         }
         let mut store = Store { queue, cache: &mut self.cache, budget: &mut self.budget, disks };
         let io: &mut dyn ReadAt = &mut store;
-        let mapped = self.chain.map(io, self.next..self.virtual_size)?;
-        Ok(Some((mapped.extent, mapped.layer)))
+        // Empty chains start where the next one does: the last one of them has the bytes.
+        let after = self.chains.partition_point(|(start, _)| *start <= self.next);
+        let Some((start, chain)) = after.checked_sub(1).and_then(|index| self.chains.get_mut(index)) else {
+            return Ok(None);
+        };
+        let end = chain.virtual_size();
+        let Mapped { extent, layer, .. } = chain.map(io, self.next.saturating_sub(*start)..end)?;
+        Ok(Some((Extent { start: self.next, ..extent }, layer)))
     }
 
     /// Adds as much of an extent as fits, and keeps the rest; whether more may fit.

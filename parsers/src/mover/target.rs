@@ -26,6 +26,8 @@ pub struct Target {
     pub capacity: u64,
     /// Virtual size in bytes.
     pub virtual_size: u64,
+    /// Bytes that it had before, 0 for a new one.
+    pub old_len: u64,
     /// Shortest run of zeros that becomes a hole; 0: none does.
     pub sparse_len: u32,
     /// Its format.

@@ -296,7 +296,7 @@ impl Tables {
     }
 }
 
-fn check_table(
+pub(super) fn check_table(
     table: Table,
     offset: u64,
     count: u32,

@@ -1,8 +1,9 @@
 //! An open image: from a place in the disk to a place in a file.
 
 use super::extensions::Extensions;
-use super::header::{Crypt, Header};
+use super::header::{Crypt, Header, check_table};
 use super::l2::{L2Entry, L2Mapping, Subcluster};
+use super::snapshot::Snapshots;
 use super::wire::entry;
 use super::{bitmap, limits};
 use crate::align;
@@ -12,8 +13,8 @@ use crate::store::{ReadAt, WINDOW_LEN};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::ops::Range;
-use instar_abi::error::{Error, Qcow2Error};
-use instar_abi::request::{DiskId, LayerId};
+use instar_abi::error::{Error, Qcow2Error, Table};
+use instar_abi::request::{DiskId, LayerId, SnapshotName};
 
 /// Bytes of a table that are looked at in one go.
 const CHUNK_LEN: usize = 4096;
@@ -129,6 +130,22 @@ impl Qcow2 {
         self.data_disk = Some(disk);
     }
 
+    /// Makes a snapshot what is mapped. The virtual size stays the image's: as in QEMU, a disk that has grown since
+    /// reads as a hole past the snapshot's table.
+    ///
+    /// # Errors
+    /// [`Qcow2Error::SnapshotNotFound`]; a table that QEMU does not load; those of the reads.
+    pub fn select_snapshot(&mut self, io: &mut dyn ReadAt, name: &SnapshotName) -> Result<(), Error> {
+        let Some(snapshot) = Snapshots::new(self.layer, self.disk, &self.header).find(io, name)? else {
+            return self.refuse(Qcow2Error::SnapshotNotFound);
+        };
+        let (offset, count) = (snapshot.l1_offset, snapshot.l1_count);
+        let cluster_size = self.header.cluster_size();
+        let l1 = check_table(Table::SnapshotL1, offset, count, 8, limits::L1_LEN_MAX, cluster_size);
+        self.header.l1 = l1.or_else(|error| self.refuse(error))?;
+        Ok(())
+    }
+
     fn refuse<T>(&self, error: Qcow2Error) -> Result<T, Error> {
         Err(Error::Qcow2 { layer: self.layer, error })
     }
@@ -141,11 +158,16 @@ impl Qcow2 {
     }
 
     /// The L2 table for `start`, or the hole there, as far as L1 entries are empty.
-    fn table(&self, io: &mut dyn ReadAt, range: &Range<u64>) -> Result<Table, Error> {
+    fn table(&self, io: &mut dyn ReadAt, range: &Range<u64>) -> Result<L1Entry, Error> {
         let span = self.table_span();
         let index_of = |at: u64| at.checked_div(span).unwrap_or(0);
         let first = index_of(range.start);
         let last = index_of(range.end.saturating_sub(1));
+        // Only a snapshot's table may be shorter than the disk.
+        let Some(last_entry) = u64::from(self.header.l1.count).checked_sub(1).filter(|entry| *entry >= first) else {
+            return Ok(L1Entry::Hole { end: range.end });
+        };
+        let last = last.min(last_entry);
         let mut index = first;
         let mut buf = [0; CHUNK_LEN];
         while index <= last {
@@ -161,13 +183,13 @@ impl Qcow2 {
                     return if index == first {
                         self.check_table(io, index, offset)
                     } else {
-                        Ok(Table::Hole { end: index.saturating_mul(span).min(range.end) })
+                        Ok(L1Entry::Hole { end: index.saturating_mul(span).min(range.end) })
                     };
                 }
                 index = index.saturating_add(1);
             }
         }
-        Ok(Table::Hole { end: range.end })
+        Ok(L1Entry::Hole { end: range.end })
     }
 
     /// Fetches the L2 tables from `range`'s start on in one batch: whoever comes to the start of one goes on.
@@ -196,7 +218,7 @@ impl Qcow2 {
         io.prefetch(&pieces)
     }
 
-    fn check_table(&self, io: &dyn ReadAt, index: u64, offset: u64) -> Result<Table, Error> {
+    fn check_table(&self, io: &dyn ReadAt, index: u64, offset: u64) -> Result<L1Entry, Error> {
         let l1_index = u32::try_from(index).unwrap_or(u32::MAX);
         if !offset.is_multiple_of(self.header.cluster_size().into()) {
             return self.refuse(Qcow2Error::L2TableOffset { l1_index, found: offset });
@@ -205,7 +227,7 @@ impl Qcow2 {
         if offset >= file_len {
             return self.refuse(Qcow2Error::L2TablePastEnd { l1_index, offset, file_len });
         }
-        Ok(Table::At { offset })
+        Ok(L1Entry::At { offset })
     }
 
     /// What `range`, within one cluster, is by that cluster's entry, from its start on.
@@ -298,7 +320,7 @@ impl Qcow2 {
 }
 
 /// What an L1 entry leads to.
-enum Table {
+enum L1Entry {
     /// Nothing, up to `end` in the disk.
     Hole { end: u64 },
     /// An L2 table at a cluster of the file.
@@ -314,8 +336,8 @@ impl Image for Qcow2 {
     fn map(&self, io: &mut dyn ReadAt, range: Range<u64>) -> Result<Extent, Error> {
         let start = range.start;
         let table = match self.table(io, &range)? {
-            Table::Hole { end } => return Ok(Extent { start, len: end.saturating_sub(start), kind: Kind::Hole }),
-            Table::At { offset } => offset,
+            L1Entry::Hole { end } => return Ok(Extent { start, len: end.saturating_sub(start), kind: Kind::Hole }),
+            L1Entry::At { offset } => offset,
         };
         let span = self.table_span();
         if align::within(start, span) == 0 {

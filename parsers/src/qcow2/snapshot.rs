@@ -7,7 +7,7 @@ use crate::align;
 use crate::store::ReadAt;
 use alloc::vec::Vec;
 use instar_abi::error::{Error, Qcow2Error};
-use instar_abi::request::{DiskId, LayerId};
+use instar_abi::request::{DiskId, LayerId, SnapshotName};
 
 /// An internal snapshot.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -92,6 +92,31 @@ impl Snapshots {
         let id = self.text(io, id_at, header.id_size.get())?;
         let name = self.text(io, name_at, header.name_size.get())?;
         Ok(Some(self.snapshot(&header, &extra, id, name)))
+    }
+
+    /// The snapshot of a name; walks on from where this one is.
+    ///
+    /// # Errors
+    /// As [`Snapshots::next`].
+    ///
+    /// # Source
+    /// As `qemu-img convert -l` does: every identifier is compared before any name, and the first one wins.
+    pub fn find(mut self, io: &mut dyn ReadAt, wanted: &SnapshotName) -> Result<Option<Snapshot>, Error> {
+        let mut by_name = None;
+        while let Some(snapshot) = self.next(io)? {
+            let (id, name) = match wanted {
+                SnapshotName::IdOrName(text) => (Some(text), Some(text)),
+                SnapshotName::Id(text) => (Some(text), None),
+                SnapshotName::Name(text) => (None, Some(text)),
+            };
+            if id.is_some_and(|id| *id == snapshot.id) {
+                return Ok(Some(snapshot));
+            }
+            if by_name.is_none() && name.is_some_and(|name| *name == snapshot.name) {
+                by_name = Some(snapshot);
+            }
+        }
+        Ok(by_name)
     }
 
     fn text(&self, io: &mut dyn ReadAt, at: u64, len: u16) -> Result<Vec<u8>, Error> {

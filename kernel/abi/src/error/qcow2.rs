@@ -13,6 +13,8 @@ pub enum Table {
     Snapshot,
     /// The active L1 table.
     ActiveL1,
+    /// A snapshot's L1 table.
+    SnapshotL1,
 }
 
 /// The name of a feature bit.
@@ -43,6 +45,8 @@ pub enum CodecError {
 /// Why a qcow2 image can't be opened or read. Offsets and lengths are in bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Qcow2Error {
+    /// No snapshot has the name or identifier that was asked for.
+    SnapshotNotFound,
     /// The version is neither 2 nor 3.
     Version {
         /// What the header says.

@@ -12,9 +12,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 use instar_abi::error::{Error, TargetError, WriteError};
 use instar_abi::reply::{End, FinalLength, Frame, Need};
-use instar_abi::request::{
-    Access, Before, Compression, Convert, Disk, LayerId, Op, Qcow2Options, Request, TargetFormat,
-};
+use instar_abi::request::{Access, Before, Compression, Convert, Disk, Op, Qcow2Options, Request, TargetFormat};
 use instar_io::Env;
 use spin::Mutex;
 
@@ -28,15 +26,15 @@ pub fn convert<E: Env>(request: &Request, env: &mut E) -> Result<End, Error> {
     let Op::Convert(convert) = &request.op else { return Err(Error::WrongOp) };
     let target_disk = usize::try_from(convert.target.0).ok().and_then(|index| request.disks.get(index));
     let Some(Disk { access: Access::Output { capacity }, .. }) = target_disk else { return Err(Error::WrongOp) };
-    let source = supported(convert)?;
+    supported(convert)?;
     let mut budget = Budget::from(request.budget);
-    let chain = match open_source(request, source, env, &mut budget)? {
-        Resolved::Complete(chain) => chain,
-        Resolved::Incomplete(needs) => return ask(env, needs),
+    let chains = match open_sources(request, convert, env, &mut budget)? {
+        Sources::Complete(chains) => chains,
+        Sources::Incomplete(needs) => return ask(env, needs),
     };
-    let virtual_size = chain.virtual_size();
+    let virtual_size = chains.iter().fold(0u64, |sum, chain| sum.saturating_add(chain.virtual_size()));
     let target = target(convert, *capacity, virtual_size, &mut budget)?;
-    let source = Source::new(chain, budget, convert.sparse_len == 0);
+    let source = Source::new(chains, budget, target.sparse_len == 0);
     let content_len = content_len(request, virtual_size);
     mover::run(env, source, &target, &request.disks, content_len)?;
     let len = finish(target, env)?;
@@ -46,32 +44,54 @@ pub fn convert<E: Env>(request: &Request, env: &mut E) -> Result<End, Error> {
     Ok(End::Done { lengths: vec![FinalLength { disk: convert.target, len }] })
 }
 
-/// The only source of a job of which nothing is asked that this op can't do.
-fn supported(convert: &Convert) -> Result<LayerId, Error> {
-    let default = match &convert.target_format {
+/// Refuses what this op can't do.
+fn supported(convert: &Convert) -> Result<(), Error> {
+    let format = match &convert.target_format {
         TargetFormat::Raw => true,
-        // There is no encoder for zstd.
+        // There is no encoder for zstd, and only raw targets may exist.
         TargetFormat::Qcow2(Qcow2Options { compress, compression, backing, .. }) => {
-            backing.is_none() && !(*compress && *compression == Compression::Zstd)
+            backing.is_none() && !(*compress && *compression == Compression::Zstd) && convert.before == Before::Empty
         }
     };
-    let plain = convert.snapshot.is_none() && convert.before == Before::Empty && !convert.any_order && !convert.salvage;
-    match convert.sources[..] {
-        [source] if default && plain => Ok(source),
-        _ => Err(Error::Target(TargetError::Unsupported)),
-    }
+    let snapshot = convert.snapshot.is_none() || convert.sources.len() == 1;
+    if format && snapshot && !convert.salvage { Ok(()) } else { Err(Error::Target(TargetError::Unsupported)) }
 }
 
-fn open_source<E: Env>(
+/// The chains of all sources, or what is missing to build them.
+enum Sources {
+    Complete(Vec<Chain>),
+    Incomplete(Vec<Need>),
+}
+
+fn open_sources<E: Env>(
     request: &Request,
-    source: LayerId,
+    convert: &Convert,
     env: &mut E,
     budget: &mut Budget,
-) -> Result<Resolved, Error> {
+) -> Result<Sources, Error> {
     let mut queue = Queue::new(env.lane());
     let mut cache = Cache::new();
     let mut store = Store { queue: &mut queue, cache: &mut cache, budget, disks: &request.disks };
-    Chain::open(&mut store, request, source)
+    let mut chains = Vec::new();
+    let mut needs = Vec::new();
+    for &source in &convert.sources {
+        match Chain::open(&mut store, request, source)? {
+            Resolved::Complete(chain) => chains.push(chain),
+            // A source that is given twice asks once.
+            Resolved::Incomplete(more) => more.into_iter().for_each(|need| {
+                if !needs.contains(&need) {
+                    needs.push(need);
+                }
+            }),
+        }
+    }
+    if !needs.is_empty() {
+        return Ok(Sources::Incomplete(needs));
+    }
+    if let (Some(name), Some(chain)) = (&convert.snapshot, chains.first_mut()) {
+        chain.select_snapshot(&mut store, name)?;
+    }
+    Ok(Sources::Complete(chains))
 }
 
 fn ask<E: Env>(env: &mut E, needs: Vec<Need>) -> Result<End, Error> {
@@ -95,7 +115,17 @@ fn target(convert: &Convert, capacity: u64, virtual_size: u64, budget: &mut Budg
             Format::Qcow2 { granule: layout.granule(), compress, ledger: Box::new(Mutex::new(Ledger::new(writer))) }
         }
     };
-    Ok(Target { disk, capacity, virtual_size, sparse_len: convert.sparse_len, format })
+    let (sparse_len, old_len) = match convert.before {
+        Before::Empty => (convert.sparse_len, None),
+        // Whatever is there is written over, by zeros too.
+        Before::Unknown { len } => (0, Some(len)),
+        Before::Zeros { len } => (convert.sparse_len, Some(len)),
+    };
+    // Both are counted in sectors, as in QEMU.
+    if let Some(len) = old_len.filter(|len| align::up(*len, 512).is_some_and(|len| len < virtual_size)) {
+        return Err(Error::Target(TargetError::TooSmall { len, needed: virtual_size }));
+    }
+    Ok(Target { disk, capacity, virtual_size, old_len: old_len.unwrap_or(0), sparse_len, format })
 }
 
 /// Most bytes of content that there can be, compression aside.
@@ -114,7 +144,8 @@ fn finish<E: Env>(target: Target, env: &mut E) -> Result<u64, Error> {
     match target.format {
         Format::Raw => {
             plan::flush(&mut queue, disk)?;
-            Ok(align::up(target.virtual_size, 512).unwrap_or(target.virtual_size))
+            // A target that exists keeps what it has beyond.
+            Ok(align::up(target.virtual_size, 512).unwrap_or(target.virtual_size).max(target.old_len))
         }
         Format::Qcow2 { ledger, .. } => {
             let mut finish = ledger.into_inner().into_writer().finish()?;

@@ -1,6 +1,7 @@
 //! convert against qemu-img: content, cleanliness and size of what comes out.
 
 mod options;
+mod sources;
 mod window;
 
 use super::convert;
