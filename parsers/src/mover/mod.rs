@@ -1,8 +1,8 @@
 //! The one data path: from a chain of layers to a new image.
 //!
 //! ```text
-//! lane 0   take ▸ read ▸ decode ▸ zero test ▸ allocate ▸ write
-//! lane 1          take ▸ read ▸ decode ▸ zero test ▸ allocate ▸ write
+//! lane 0   take ▸ read ▸ decode ▸ zero test ▸ encode ▸ allocate ▸ write
+//! lane 1          take ▸ read ▸ decode ▸ zero test ▸ encode ▸ allocate ▸ write
 //! ```
 //!
 //! A stretch is up to [`STRETCH_UNITS`] units of the disk that hold data; what is zero is never
@@ -24,9 +24,10 @@ pub use shared::{Moved, run};
 pub use stretch::Source;
 pub use target::{Format, Target};
 
-/// A unit: buffer, target cluster and alignment of a stretch, 64 KiB.
+/// A unit: buffer and alignment of a stretch, 64 KiB. A target's clusters may be smaller or larger.
 pub const UNIT: u64 = 64 << 10;
-/// Most units of a stretch: 1 MiB. Twice as much was no faster, half as much costs an exit too many.
+/// Most units of a stretch: 1 MiB, or one cluster where a larger one is compressed. Twice as much was no faster, half as
+/// much costs an exit too many.
 pub const STRETCH_UNITS: usize = 16;
 /// Buffers of a lane beside those that wait for clusters: 2 MiB. It reads one stretch while it writes another.
 pub const BUFFERS_MAX: usize = 2 * STRETCH_UNITS;
