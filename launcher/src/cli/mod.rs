@@ -9,6 +9,9 @@
 #![forbid(unsafe_code)]
 
 mod convert;
+mod convert_grammar;
+mod convert_typed;
+mod create_options;
 pub mod grammar;
 mod help;
 mod image;

@@ -86,7 +86,8 @@ impl Terminal {
         }
     }
 
-    fn tell(&mut self, text: &str) -> ExitCode {
+    /// Writes to standard error; returns failure's exit code, as what is written there mostly is one.
+    pub(super) fn tell(&mut self, text: &str) -> ExitCode {
         // Nobody reads the complaint; the exit code still tells.
         let _ = self.err.write_all(text.as_bytes());
         ExitCode::FAILURE

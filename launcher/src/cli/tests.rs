@@ -1,5 +1,7 @@
 //! Command lines on a scripted machine, against what the installed qemu-img says of the same.
 
+mod options;
+
 use super::*;
 use crate::disk::memory::Memory;
 use crate::job::{Job, NoEnd, Then};
@@ -277,12 +279,19 @@ fn what_is_not_supported_yet_is_refused_by_name() {
     for (args, what) in [
         ("check a", "subcommand 'check'"),
         ("-T x info a", "option '-T'"),
-        ("convert -o help a b", "option '-o'"),
-        ("convert --backing x a b", "option '-B'"),
-        ("convert --salvage a b", "option '--salvage'"),
-        ("convert -c a b", "option '-c'"),
-        ("convert a b c", "several sources"),
         ("convert -O vmdk a b", "target format 'vmdk'"),
+        ("convert --bitmaps a b", "option '--bitmaps'"),
+        ("convert -n -O qcow2 a b", "option '-n' with a qcow2 target"),
+        ("convert -n -B x -F raw a b", "option '-B' with '-n'"),
+        ("convert -l snapshot.id=1,snapshot.name=x a b", "snapshot.id and snapshot.name at once"),
+        ("convert -O qcow2 -o size=1G a b", "option '-o size'"),
+        ("convert -o extent_size_hint=1M a b", "option '-o extent_size_hint'"),
+        ("convert -o nocow a b", "option '-o nocow'"),
+        ("convert -o preallocation=falloc a b", "option '-o preallocation=falloc'"),
+        ("convert -O qcow2 -o preallocation=metadata a b", "option '-o preallocation=metadata'"),
+        ("convert -O qcow2 -o data_file=x a b", "option '-o data_file'"),
+        ("convert -O qcow2 -o encryption=on a b", "option '-o encryption'"),
+        ("convert -O qcow2 -o encrypt.format=luks a b", "option '-o encrypt.format'"),
     ] {
         let outcome = instar(&args.split_whitespace().collect::<Vec<_>>());
         assert_eq!(outcome.err, format!("instar: not supported yet by this version: {what}\n"));

@@ -6,12 +6,14 @@
 #![forbid(unsafe_code)]
 
 pub mod control;
+pub mod existing;
 pub mod fault;
 pub mod file;
 pub mod lock;
 #[cfg(test)]
 pub mod memory;
 pub mod output;
+pub mod throttle;
 
 use std::io;
 use std::os::fd::BorrowedFd;

@@ -116,6 +116,10 @@ pub struct Names {
     pub depths: Vec<u32>,
     /// The file behind each disk, in the order of the request.
     pub disks: Vec<Vec<u8>>,
+    /// The user's words for the image above each layer, in the order of the request; [`Names::top`] where missing.
+    pub tops: Vec<Vec<u8>>,
     /// The target's format, where there is a target.
     pub target_format: Option<&'static str>,
+    /// What was asked for beyond the plain, by the options' names.
+    pub asked: Vec<&'static str>,
 }

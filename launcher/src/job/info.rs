@@ -137,7 +137,7 @@ impl Pending {
         let disk = job.add_source(opened, None);
         job.add_layer(Layer { disk, format: name.format(), raw_gate, window });
         let names =
-            Names { top: name.typed.clone(), depths: vec![0], disks: vec![name.path.clone()], target_format: None };
+            Names { top: name.typed.clone(), depths: vec![0], disks: vec![name.path.clone()], ..Names::default() };
         let report = run(&job, then, names, machine)?;
         let format = report.image.format;
         if let Some(error) = conflict.filter(|_| format != Format::Raw) {

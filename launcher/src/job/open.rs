@@ -79,6 +79,20 @@ pub fn source(path: &Path, claim: Claim) -> Result<Opened, OpenError> {
     Ok(opened)
 }
 
+/// Opens what is there to be written over, a regular file or a block device, and claims it.
+///
+/// # Errors
+/// [`OpenError`].
+pub fn existing(path: &Path, sources: &[FileId]) -> Result<Opened, OpenError> {
+    let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let opened = look_at(File::from(fs::open(path, flags, Mode::empty())?), path.to_owned())?;
+    if sources.contains(&opened.id) {
+        return Err(OpenError::Lock(LockError::NotGranted(lock::Permission::Write)));
+    }
+    lock::claim(opened.file.as_fd(), Claim::CREATE).map_err(OpenError::Lock)?;
+    Ok(opened)
+}
+
 /// What the host knows of an open file.
 ///
 /// # Errors

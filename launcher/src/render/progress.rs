@@ -9,6 +9,12 @@ pub fn line(done: u64, total: u64) -> String {
     format!("    ({}/100%)\r", percent(done, total))
 }
 
+/// `    (12.34/100%)\n`: the answer to a SIGUSR1.
+#[must_use]
+pub fn asked_line(done: u64, total: u64) -> String {
+    format!("    ({}/100%)\n", percent(done, total))
+}
+
 /// Progress that is worth a line: at the start, at each further percent, at the end.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Meter {

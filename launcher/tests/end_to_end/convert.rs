@@ -205,15 +205,12 @@ fn what_is_not_there_yet_is_refused_by_name_and_makes_nothing() {
     let directory = scratch();
     make(directory.path(), "head -c 1M /dev/urandom >noise");
     for (arguments, name) in [
-        (&["-c"][..], "-c"),
-        (&["-B", "noise", "-F", "raw"], "-B"),
+        (&["--bitmaps"][..], "bitmaps"),
         (&["-n"], "-n"),
-        (&["-C"], "-C"),
-        (&["--salvage"], "salvage"),
-        (&["-l", "x"], "-l"),
-        (&["-r", "1M"], "-r"),
-        (&["--bitmaps"], "bitmaps"),
-        (&["-o", "cluster_size=4k"], "-o"),
+        (&["-o", "size=1G"], "size"),
+        (&["-o", "preallocation=falloc"], "preallocation"),
+        (&["-o", "data_file=x"], "data_file"),
+        (&["-o", "encrypt.format=luks"], "encrypt.format"),
     ] {
         let mut call = vec!["convert", "-f", "raw", "-O", "qcow2"];
         call.extend(arguments);

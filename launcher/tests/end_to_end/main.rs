@@ -2,6 +2,7 @@
 
 mod common;
 mod convert;
+mod convert_options;
 mod hostile;
 mod info_parity;
 mod info_safety;

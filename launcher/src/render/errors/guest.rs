@@ -33,6 +33,9 @@ pub(super) fn error(names: &Names, error: &Error) -> Message {
             let text = format!("its {what} changed to '{}' while it was read", shown(found));
             open(names, *layer, Message::new(text))
         }
+        Error::Target(TargetError::Unsupported) if !names.asked.is_empty() => {
+            Message::new(format!("not supported yet by this version: convert with {}", names.asked.join(", ")))
+        }
         Error::Target(TargetError::Unsupported) | Error::WrongOp => {
             Message::new("the op image can't do what it was asked")
                 .with_hint("launcher and op images don't belong together: cargo xtask build")
@@ -73,7 +76,8 @@ fn target(names: &Names, error: &TargetError) -> Message {
             format!("Extended L2 entries are only supported with cluster sizes of at least {size} bytes")
         }
         TargetError::TooSmall { len, needed } => {
-            format!("output file is smaller than input file: it has {len} bytes, and {needed} are needed")
+            return Message::new("output file is smaller than input file")
+                .with_hint(format!("it has {len} bytes, and {needed} are needed"));
         }
         TargetError::Unsupported => "the op image can't make it".to_owned(),
     };
@@ -84,7 +88,8 @@ fn target(names: &Names, error: &TargetError) -> Message {
 /// A reason why a layer does not open, in qemu-img's nesting.
 fn open(names: &Names, layer: LayerId, why: Message) -> Message {
     let depth = usize::try_from(layer.0).ok().and_then(|index| names.depths.get(index));
-    could_not_open(&names.top, below(depth.copied().unwrap_or(0), why))
+    let top = usize::try_from(layer.0).ok().and_then(|index| names.tops.get(index)).unwrap_or(&names.top);
+    could_not_open(top, below(depth.copied().unwrap_or(0), why))
 }
 
 fn disk(names: &Names, disk: DiskId) -> String {

@@ -16,7 +16,7 @@ fn words(of: Failure) -> String {
 }
 
 fn qcow2_at(layer: u32, error: Qcow2Error) -> String {
-    let names = Names { top: b"x.qcow2".to_vec(), depths: vec![0, 1, 2], disks: vec![], target_format: None };
+    let names = Names { top: b"x.qcow2".to_vec(), depths: vec![0, 1, 2], disks: vec![], ..Names::default() };
     words(Failure::Guest(Box::new(GuestFailure { names, error: Error::Qcow2 { layer: LayerId(layer), error } })))
 }
 

@@ -1,0 +1,286 @@
+//! What was typed after `convert`, held against itself: which options go together, in qemu-img's words.
+#![forbid(unsafe_code)]
+
+use super::create_options::Given;
+use super::grammar::{Parsed, UsageError};
+use super::info::check_object;
+use crate::disk::existing::Content;
+use crate::job::convert::Backing;
+use crate::job::limits::{SPARSE_LEN, SPARSE_LEN_MAX};
+use crate::job::name::{Reading, format_of};
+use crate::job::size;
+use crate::render::escape::shown;
+use instar_abi::format::Format;
+use instar_abi::layout::LANES_MAX;
+use instar_abi::request::{Qcow2Options, SnapshotName, TargetFormat};
+use std::ffi::{OsStr, OsString};
+use std::num::NonZeroU64;
+use std::path::PathBuf;
+
+/// What was typed.
+pub(super) struct Typed {
+    pub sources: Vec<OsString>,
+    pub target: OsString,
+    pub reading: Reading,
+    pub target_reading: Reading,
+    pub format: Option<OsString>,
+    pub target_format: TargetFormat,
+    pub existing: Option<Content>,
+    pub backing: Option<Backing>,
+    pub snapshot: Option<SnapshotName>,
+    pub sparse_len: u32,
+    pub any_order: bool,
+    pub salvage: bool,
+    pub rate: Option<NonZeroU64>,
+    pub shared: bool,
+    pub durable: bool,
+    pub lanes: u8,
+    pub shows_progress: bool,
+    pub allow: Vec<PathBuf>,
+    pub asked: Vec<&'static str>,
+}
+
+impl Typed {
+    pub fn new(parsed: &Parsed) -> Result<Self, UsageError> {
+        let alone = |words: &str| Err(UsageError::alone(words));
+        let sparse_len = parsed.last("sparse-size").map_or(Ok(SPARSE_LEN), sparse_len)?;
+        let lanes = parsed.last("parallel").map_or_else(|| Ok(lanes()), parallel)?;
+        let rate = parsed.last("rate").map_or(Ok(None), rate)?;
+        let snapshot = parsed.last("snapshot").map(snapshot).transpose()?;
+        parsed.all("object").try_for_each(check_object)?;
+        let names = parsed.names();
+        let [sources @ .., target] = &names[..] else { return alone("Must specify image file name") };
+        if sources.is_empty() {
+            return alone("Must specify image file name");
+        }
+        let image_opts = parsed.flag("image-opts");
+        let format = parsed.last("format").map(OsStr::to_owned);
+        let target_opts = parsed.flag("target-image-opts");
+        let exclusive = "--image-opts and --format are mutually exclusive";
+        if (format.is_some() && image_opts) || (target_opts && parsed.last("output-format").is_some()) {
+            return alone(exclusive);
+        }
+        let existing = existing(parsed)?;
+        if parsed.flag("copy-range") {
+            let with = [("sparse-size", parsed.last("sparse-size").is_some()), ("compress", parsed.flag("compress"))];
+            match with.into_iter().find(|(_, given)| *given) {
+                Some(("compress", _)) => return alone("Cannot enable copy offloading when -c is used"),
+                Some(_) => return alone("Cannot enable copy offloading when -S is used"),
+                None if parsed.flag("salvage") => return alone("Cannot use copy offloading in salvaging mode"),
+                None => {}
+            }
+        }
+        if sources.len() > 1 && snapshot.is_some() {
+            return alone("No support for concatenating multiple snapshot");
+        }
+        let (target_format, backing) = new_image(parsed, target, existing.is_some())?;
+        if sources.len() > 1 && backing.is_some() {
+            return alone(
+                "Having a backing file for the target makes no sense when concatenating multiple input images",
+            );
+        }
+        let cache = parsed.last("cache").map_or("unsafe".into(), |mode| mode.to_string_lossy());
+        if !is_cache_mode(&cache) {
+            return Err(UsageError::alone(format!("Invalid cache option: {}", shown(cache.as_bytes()))));
+        }
+        let source_cache = parsed.last("source-cache").map_or("writeback".into(), |mode| mode.to_string_lossy());
+        if !is_cache_mode(&source_cache) {
+            let words = format!("Invalid source cache option: {}", shown(source_cache.as_bytes()));
+            return Err(UsageError::alone(words));
+        }
+        let reading = |options: bool| if options { Reading::Options } else { Reading::Name };
+        let typed = Self {
+            sources: sources.iter().map(|&source| source.to_owned()).collect(),
+            target: (*target).to_owned(),
+            reading: reading(image_opts),
+            target_reading: reading(target_opts),
+            format,
+            target_format,
+            existing,
+            backing,
+            snapshot,
+            sparse_len,
+            any_order: parsed.flag("oob-writes"),
+            salvage: parsed.flag("salvage"),
+            rate,
+            shared: parsed.flag("force-share"),
+            durable: cache != "unsafe",
+            lanes,
+            shows_progress: parsed.flag("progress") && !parsed.flag("quiet"),
+            allow: parsed.all("allow-backing").map(PathBuf::from).collect(),
+            asked: Vec::new(),
+        };
+        Ok(Self { asked: typed.asked(), ..typed })
+    }
+
+    /// What an op image may not have yet, by the options' names.
+    fn asked(&self) -> Vec<&'static str> {
+        let plain = Qcow2Options::default();
+        let qcow2 = match &self.target_format {
+            TargetFormat::Raw => &plain,
+            TargetFormat::Qcow2(options) => options,
+        };
+        let all = [
+            ("several sources", self.sources.len() > 1),
+            ("-l", self.snapshot.is_some()),
+            ("-n", self.existing.is_some()),
+            ("-B", self.backing.is_some()),
+            ("-W", self.any_order),
+            ("--salvage", self.salvage),
+            ("-c", qcow2.compress),
+            ("-o compat", qcow2.version != plain.version),
+            ("-o cluster_size", qcow2.cluster_bits != plain.cluster_bits),
+            ("-o refcount_bits", qcow2.refcount_order != plain.refcount_order),
+            ("-o lazy_refcounts", qcow2.lazy_refcounts),
+            ("-o extended_l2", qcow2.extended_l2),
+            ("-o compression_type", qcow2.compression != plain.compression),
+        ];
+        all.into_iter().filter(|(_, given)| *given).map(|(name, _)| name).collect()
+    }
+}
+
+/// `-n` and what belongs to it.
+fn existing(parsed: &Parsed) -> Result<Option<Content>, UsageError> {
+    let skips = parsed.flag("no-create");
+    for (id, words) in [
+        ("target-is-zero", "--target-is-zero requires use of -n flag"),
+        ("target-image-opts", "--target-image-opts requires use of -n flag"),
+    ] {
+        if parsed.flag(id) && !skips {
+            return Err(UsageError::alone(words));
+        }
+    }
+    let content = if parsed.flag("target-is-zero") { Content::Stays } else { Content::Goes };
+    Ok(skips.then_some(content))
+}
+
+/// The target's format with its options, and the layer below it.
+fn new_image(parsed: &Parsed, target: &OsStr, exists: bool) -> Result<(TargetFormat, Option<Backing>), UsageError> {
+    let format = target_format(parsed.last("output-format"))?;
+    let mut given = Given::default();
+    parsed.all("options").try_for_each(|list| given.add(list, format))?;
+    if exists && !given.is_empty() {
+        return Err(UsageError::alone("-o has no effect when skipping image creation"));
+    }
+    let (file, of_file) = given.backing();
+    let file = parsed.last("backing").map(OsStr::as_encoded_bytes).or(file).filter(|name| !name.is_empty());
+    let of_file = parsed.last("backing-format").map(OsStr::as_encoded_bytes).or(of_file);
+    let alone = |words: &str| Err(UsageError::alone(words));
+    let creating = |words: &str| {
+        let (target, format) = (shown(target.as_encoded_bytes()), format.name());
+        UsageError::alone(format!("{target}: error while converting {format}: {words}"))
+    };
+    if format == Format::Raw {
+        return match () {
+            () if file.is_some() && !exists => alone("Backing file not supported for file format 'raw'"),
+            () if file.is_some() => Err(UsageError::NotYet { what: "option '-B' with '-n'".to_owned() }),
+            () if of_file.is_some() => alone("Backing file format not supported for file format 'raw'"),
+            () if parsed.flag("compress") => alone("Compression not supported for this file format"),
+            () => given.check_supported(format, creating).map(|()| (TargetFormat::Raw, None)),
+        };
+    }
+    if exists {
+        return Err(UsageError::NotYet { what: "option '-n' with a qcow2 target".to_owned() });
+    }
+    if file.is_some() && of_file.is_none() {
+        return alone("Use of backing file requires explicit backing format");
+    }
+    given.check_supported(format, creating)?;
+    let mut options = given.qcow2(creating)?;
+    options.compress = parsed.flag("compress");
+    let backing = match (file, of_file) {
+        (None, None) => None,
+        (None, Some(_)) => return Err(creating("Backing format cannot be used without backing file")),
+        (Some(name), of_file) => {
+            let of_file = of_file.unwrap_or_default();
+            let format = format_of(of_file).map_err(|_| {
+                creating(&format!("Parameter 'backing-fmt' does not accept value '{}'", shown(of_file)))
+            })?;
+            Some(Backing { name: name.to_vec(), format })
+        }
+    };
+    Ok((TargetFormat::Qcow2(options), backing))
+}
+
+/// The target's format, by name.
+pub(super) fn target_format(typed: Option<&OsStr>) -> Result<Format, UsageError> {
+    let name = typed.map_or(b"raw".as_slice(), OsStr::as_encoded_bytes);
+    match Format::from_name(name) {
+        Some(format @ (Format::Raw | Format::Qcow2)) => Ok(format),
+        Some(format) => Err(UsageError::NotYet { what: format!("target format '{}'", format.name()) }),
+        None => Err(UsageError::alone(format!("Unknown file format '{}'", shown(name)))),
+    }
+}
+
+/// `-l`: an ID or a name, or an option string that says which.
+fn snapshot(typed: &OsStr) -> Result<SnapshotName, UsageError> {
+    let typed = typed.as_encoded_bytes();
+    if !typed.starts_with(b"snapshot.") {
+        return Ok(SnapshotName::IdOrName(typed.to_vec()));
+    }
+    let (mut id, mut name) = (None, None);
+    for item in super::create_options::items(typed) {
+        let at = item.iter().position(|&byte| byte == b'=').unwrap_or(item.len());
+        let value = item.get(at + 1..).unwrap_or(b"on").to_vec();
+        match &item[..at] {
+            b"snapshot.id" => id = Some(value),
+            b"snapshot.name" => name = Some(value),
+            key => {
+                let (key, typed) = (shown(key), shown(typed));
+                let text = format!("Invalid parameter '{key}'\nFailed in parsing snapshot param '{typed}'");
+                return Err(UsageError::alone(text));
+            }
+        }
+    }
+    match (id, name) {
+        (Some(id), None) => Ok(SnapshotName::Id(id)),
+        (None, Some(name)) => Ok(SnapshotName::Name(name)),
+        _ => Err(UsageError::NotYet { what: "snapshot.id and snapshot.name at once".to_owned() }),
+    }
+}
+
+/// `-r`: 0 is no limit.
+fn rate(typed: &OsStr) -> Result<Option<NonZeroU64>, UsageError> {
+    let typed = typed.as_encoded_bytes();
+    let invalid = || UsageError::alone(format!("Invalid rate limit specified: '{}'.", shown(typed)));
+    size::parse(typed).map(NonZeroU64::new).ok_or_else(invalid)
+}
+
+fn sparse_len(typed: &OsStr) -> Result<u32, UsageError> {
+    let typed = typed.as_encoded_bytes();
+    let Some(len) = size::parse(typed) else {
+        let words = format!("Invalid buffer size for sparse output specified: '{}'.", shown(typed));
+        return Err(UsageError::alone(words));
+    };
+    let fits = u32::try_from(len).ok().filter(|len| len.is_multiple_of(512) && *len <= SPARSE_LEN_MAX);
+    fits.ok_or_else(|| {
+        UsageError::alone(format!(
+            "Invalid buffer size for sparse output specified. Valid sizes are multiples of 512 up to \
+             {SPARSE_LEN_MAX}. Select 0 to disable sparse detection (fully allocates output)."
+        ))
+    })
+}
+
+fn parallel(typed: &OsStr) -> Result<u8, UsageError> {
+    let text = typed.to_string_lossy();
+    match text.parse::<i64>() {
+        Ok(count @ 1..=16) => Ok(u8::try_from(count).map_or(1, |count| count.min(MOST_LANES))),
+        Ok(_) => Err(UsageError::alone("Invalid number of coroutines specified. Must be between 1 and 16.")),
+        Err(_) => {
+            let words = format!("Invalid number of coroutines specified: '{}'.", shown(text.as_bytes()));
+            Err(UsageError::alone(words))
+        }
+    }
+}
+
+fn is_cache_mode(mode: &str) -> bool {
+    ["none", "off", "writeback", "writethrough", "directsync", "unsafe"].contains(&mode)
+}
+
+/// One lane a core, as many as a guest can have.
+fn lanes() -> u8 {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    u8::try_from(cores).map_or(MOST_LANES, |cores| cores.min(MOST_LANES))
+}
+
+const MOST_LANES: u8 = LANES_MAX as u8;

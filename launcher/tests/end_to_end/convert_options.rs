@@ -1,0 +1,223 @@
+//! The options of `convert` in real VMs, judged by qemu-img.
+//!
+//! What the op image refuses as not supported yet is accepted here if it is refused by name and leaves no
+//! output; [`DONE`] lists what must work.
+
+use crate::common::{binaries, has, make, run, scratch, shell};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// What must work; anything else may be refused by name.
+const DONE: [&str; 6] = ["-o", "-c", "-l", "-n", "-W", "several sources"];
+
+fn instar(needs: &[&str]) -> Option<PathBuf> {
+    let binaries = binaries()?;
+    needs.iter().all(|program| has(program)).then(|| binaries.join("instar"))
+}
+
+/// Converts to `out`; whether it is done. A refusal is by name, and leaves nothing.
+fn converts(directory: &Path, instar: &Path, what: &str, arguments: &[&str]) -> bool {
+    let output = run(directory, instar, &[&["convert"], arguments].concat());
+    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+    if output.status.success() {
+        assert!(output.stdout.is_empty() && errors.is_empty(), "silent on success: {errors}");
+        return true;
+    }
+    let refused = errors.contains("not supported yet by this version") && errors.contains(what);
+    assert!(refused && !DONE.contains(&what), "{arguments:?}: {errors}");
+    assert!(!directory.join("out").exists(), "{arguments:?}");
+    println!("not yet: {what}");
+    false
+}
+
+fn facts(directory: &Path, image: &str) -> String {
+    let text = run(directory, Path::new("qemu-img"), &["info", "-f", "qcow2", image]).stdout;
+    let text = String::from_utf8(text).expect("UTF-8");
+    let kept = text.lines().filter(|line| !line.contains("size: ") || line.contains("cluster_size: "));
+    kept.filter(|line| !line.contains("file length") && !line.contains("ilename: "))
+        .map(|line| line.replace(image, "IMAGE") + "\n")
+        .collect()
+}
+
+/// The same call on both; the results are images of the same kind and content.
+fn same_as_qemu_img(directory: &Path, instar: &Path, what: &str, arguments: &[&str]) {
+    if !converts(directory, instar, what, &[arguments, &["out"]].concat()) {
+        return;
+    }
+    let theirs = run(directory, Path::new("qemu-img"), &[&["convert"], arguments, &["theirs"]].concat());
+    assert!(theirs.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&theirs.stderr));
+    let to = if arguments.windows(2).any(|pair| pair == ["-O", "qcow2"]) { "qcow2" } else { "raw" };
+    make(directory, &format!("qemu-img compare -f {to} -F {to} out theirs >/dev/null"));
+    if to == "qcow2" {
+        make(directory, "qemu-img check -f qcow2 out >/dev/null");
+        assert_eq!(facts(directory, "out"), facts(directory, "theirs"), "{arguments:?}");
+    }
+    make(directory, "rm out theirs");
+}
+
+#[test]
+fn options_of_a_new_qcow2_image() {
+    let Some(instar) = instar(&["qemu-img"]) else { return };
+    let directory = scratch();
+    make(directory.path(), "seq 1 300000 >text; head -c 1M /dev/urandom >>text; truncate -s 9M text");
+    for options in [
+        "cluster_size=512",
+        "cluster_size=4k",
+        "cluster_size=2M",
+        "compat=0.10",
+        "compat=v2,cluster_size=1k",
+        "compat=1.1,lazy_refcounts",
+        "refcount_bits=1",
+        "refcount_bits=64,cluster_size=512",
+        "extended_l2=on",
+        "extended_l2=on,cluster_size=128k,refcount_bits=32",
+        "preallocation=off,nolazy_refcounts",
+    ] {
+        same_as_qemu_img(directory.path(), &instar, "-o", &["-f", "raw", "-O", "qcow2", "-o", options, "text"]);
+    }
+    let repeated = ["-f", "raw", "-O", "qcow2", "-o", "cluster_size=4k", "-o", "refcount_bits=8", "text"];
+    same_as_qemu_img(directory.path(), &instar, "-o", &repeated);
+}
+
+#[test]
+fn compressed_targets() {
+    let Some(instar) = instar(&["qemu-img"]) else { return };
+    let directory = scratch();
+    make(directory.path(), "seq 1 300000 >text; head -c 1M /dev/urandom >>text; truncate -s 9M text");
+    let call = |options| ["-c", "-f", "raw", "-O", "qcow2", "-o", options, "text"];
+    same_as_qemu_img(directory.path(), &instar, "-c", &call("cluster_size=64k"));
+    same_as_qemu_img(directory.path(), &instar, "-c", &call("cluster_size=4k"));
+    same_as_qemu_img(directory.path(), &instar, "-c", &call("compat=v2"));
+    same_as_qemu_img(directory.path(), &instar, "-o compression_type", &call("compression_type=zstd"));
+}
+
+#[test]
+fn internal_snapshots() {
+    let Some(instar) = instar(&["qemu-img", "qemu-io"]) else { return };
+    let directory = scratch();
+    make(
+        directory.path(),
+        "qemu-img create -q -f qcow2 s 8M; qemu-io -c 'write -P 3 1M 64k' s >/dev/null; qemu-img snapshot -c snap s; \
+         qemu-io -c 'write -P 4 1M 64k' -c 'write -P 5 4M 1M' s >/dev/null; qemu-img snapshot -c 1 s",
+    );
+    for snapshot in ["snap", "1", "2", "snapshot.name=1", "snapshot.id=1", "snapshot.name=snap"] {
+        same_as_qemu_img(directory.path(), &instar, "-l", &["-l", snapshot, "-f", "qcow2", "s"]);
+    }
+    let output = run(directory.path(), &instar, &["convert", "-l", "nope", "-f", "qcow2", "s", "out"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(!directory.path().join("out").exists());
+}
+
+#[test]
+fn several_sources_one_behind_the_other() {
+    let Some(instar) = instar(&["qemu-img"]) else { return };
+    let directory = scratch();
+    make(directory.path(), "seq 1 100000 >a; truncate -s 1M a; seq 2 99999 >b; truncate -s 3M b; cp a c");
+    for to in ["raw", "qcow2"] {
+        let call = ["-f", "raw", "-O", to, "a", "b", "c", "a"];
+        same_as_qemu_img(directory.path(), &instar, "several sources", &call);
+    }
+}
+
+#[test]
+fn overlays() {
+    let Some(instar) = instar(&["qemu-img", "qemu-io"]) else { return };
+    let directory = scratch();
+    make(
+        directory.path(),
+        "mkdir sub; seq 1 100000 >base; truncate -s 8M base; qemu-img create -q -f qcow2 -b base -F raw top; \
+         qemu-io -c 'write -P 3 1M 64k' -c 'write -z 2M 1M' top >/dev/null",
+    );
+    let call = ["-f", "qcow2", "-O", "qcow2", "-B", "base", "-F", "raw", "top"];
+    same_as_qemu_img(directory.path(), &instar, "-B", &call);
+    let call = ["-f", "qcow2", "-O", "qcow2", "-o", "backing_file=base,backing_fmt=raw", "top"];
+    same_as_qemu_img(directory.path(), &instar, "-B", &call);
+}
+
+#[test]
+fn targets_that_are_there() {
+    let Some(instar) = instar(&["qemu-img"]) else { return };
+    let directory = scratch();
+    make(directory.path(), "seq 1 100000 >a; truncate -s 2M a; mkdir keep");
+    for (options, target, size) in [
+        (&["-n"][..], "there", "2M"),
+        (&["-n"], "there", "3M"),
+        (&["-n", "-S", "0"], "there", "2M"),
+        (&["-n", "--target-is-zero"], "there", "2M"),
+        (&["-n"], "zeroinit:there", "2M"),
+        (&["-n", "--target-image-opts"], "driver=raw,file.filename=there", "2M"),
+    ] {
+        // What is not to be trusted to be zeros holds something else.
+        let dirty = options == ["-n"] && target == "there" || options.contains(&"0");
+        let fill = if dirty { "yes | head -c 3M" } else { "head -c 0 /dev/zero" };
+        make(directory.path(), &format!("{fill} >there; truncate -s {size} there; ln -f there other"));
+        if converts(directory.path(), &instar, "-n", &[options, &["-f", "raw", "a", target]].concat()) {
+            make(directory.path(), &format!("cp a ref; truncate -s {size} ref; cmp ref there; cmp there other"));
+        }
+    }
+    make(directory.path(), "truncate -s 1M there");
+    let output = run(directory.path(), &instar, &["convert", "-n", "-f", "raw", "a", "there"]);
+    assert_eq!(output.status.code(), Some(1), "too small");
+    make(directory.path(), "head -c 1M a | cmp - there");
+}
+
+#[test]
+fn a_rate_is_kept() {
+    let Some(instar) = instar(&[]) else { return };
+    let directory = scratch();
+    make(directory.path(), "head -c 4M /dev/urandom >a");
+    let started = std::time::Instant::now();
+    assert!(converts(directory.path(), &instar, "-r", &["-r", "4M", "-f", "raw", "a", "out"]));
+    assert!(started.elapsed().as_millis() >= 800, "{:?}", started.elapsed());
+    make(directory.path(), "cmp a out");
+}
+
+#[test]
+fn options_without_effect_are_accepted() {
+    let Some(instar) = instar(&["qemu-img"]) else { return };
+    let directory = scratch();
+    make(directory.path(), "seq 1 100000 >a; truncate -s 1M a");
+    for options in [&["-C"][..], &["-W"], &["-t", "none"], &["-T", "none", "-t", "writeback"], &["-m", "16"], &["-U"]] {
+        let call = [options, &["-f", "raw", "-O", "qcow2", "a"]].concat();
+        same_as_qemu_img(directory.path(), &instar, options[0], &call);
+    }
+    let output = shell(directory.path(), &format!("{} convert -f raw a /dev/stdout >out; cmp a out", instar.display()));
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn an_existing_target_keeps_its_content_until_success() {
+    let Some(instar) = instar(&[]) else { return };
+    let directory = scratch();
+    make(directory.path(), "echo precious >out; chmod 640 out; seq 1 1000 >a; truncate -s 1M a");
+    let output = run(directory.path(), &instar, &["convert", "-f", "qcow2", "a", "out"]);
+    assert_eq!(output.status.code(), Some(1));
+    make(directory.path(), "echo precious | cmp - out");
+    let output = run(directory.path(), &instar, &["convert", "-t", "none", "-f", "raw", "a", "out"]);
+    assert!(output.status.success());
+    make(directory.path(), "cmp a out; test $(stat -c %a out) = 640; test $(ls -A | wc -l) = 2");
+}
+
+#[test]
+fn a_signal_asks_for_progress_and_work_goes_on() {
+    let Some(instar) = instar(&[]) else { return };
+    let directory = scratch();
+    make(directory.path(), "head -c 8M /dev/urandom >a");
+    let child = Command::new(&instar)
+        .args(["convert", "-r", "8M", "-f", "raw", "a", "out"])
+        .current_dir(directory.path())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("it starts");
+    let children = format!("/proc/{0}/task/{0}/children", child.id());
+    while std::fs::read_to_string(&children).is_ok_and(|text| text.is_empty()) {
+        std::thread::yield_now();
+    }
+    make(directory.path(), &format!("kill -USR1 {}", child.id()));
+    let output = child.wait_with_output().expect("it ends");
+    let text = String::from_utf8(output.stderr).expect("ASCII");
+    assert!(output.status.success() && output.stdout.is_empty());
+    assert!(text.starts_with("    (") && text.ends_with("/100%)\n") && text.lines().count() == 1, "{text:?}");
+    make(directory.path(), "cmp a out");
+}
