@@ -102,7 +102,7 @@ fn target_path(typed: &Typed) -> Result<(Vec<u8>, Option<Content>), Failure> {
             None => return Err(failed(NameError::DriverPlace { name: "" })),
         }
     }
-    Ok((name.path, if zeros.is_some() { Some(Content::Stays) } else { typed.existing }))
+    Ok((name.path, if zeros.is_some() { Some(Content::Zeros) } else { typed.existing }))
 }
 
 /// Progress on the terminal, as qemu-img writes it.

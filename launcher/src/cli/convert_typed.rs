@@ -150,7 +150,7 @@ fn existing(parsed: &Parsed) -> Result<Option<Content>, UsageError> {
             return Err(UsageError::alone(words));
         }
     }
-    let content = if parsed.flag("target-is-zero") { Content::Stays } else { Content::Goes };
+    let content = if parsed.flag("target-is-zero") { Content::Zeros } else { Content::Unknown };
     Ok(skips.then_some(content))
 }
 

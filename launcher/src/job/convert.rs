@@ -15,7 +15,7 @@ use crate::disk::output::OutputFile;
 use crate::disk::throttle::Throttled;
 use crate::gate::policy::{Policy, PolicyError};
 use crate::gate::{Gate, Refusal};
-use crate::render::image_file::{Protocol, full_backing_name};
+use crate::render::image_file::full_backing_name;
 use crate::render::report::Lie;
 use instar_abi::reply::{End, FinalLength, Frame, Need};
 use instar_abi::request::{
@@ -38,7 +38,7 @@ pub struct Meant {
     pub target: Vec<u8>,
     /// Its path.
     pub target_path: Vec<u8>,
-    /// The target is there (`-n`), and this becomes of its content.
+    /// The target is there (`-n`) and holds this.
     pub existing: Option<Content>,
     /// What to make; without its backing file.
     pub format: TargetFormat,
@@ -184,13 +184,11 @@ impl Output {
 
     fn existing(meant: &Meant, there: Opened, content: Content) -> Self {
         let len = there.len / 512 * 512;
-        let before = match (content, there.protocol) {
-            (Content::Goes, Protocol::HostDevice) => Before::Unknown { len },
-            _ => Before::Zeros { len },
+        let before = match content {
+            Content::Unknown => Before::Unknown { len },
+            Content::Zeros => Before::Zeros { len },
         };
-        // What a device holds is written over: it can't be cut.
-        let content = if before == (Before::Unknown { len }) { Content::Stays } else { content };
-        Self::throttled(meant, Arc::new(ExistingFile::new(there.file, len, content)), len, before)
+        Self::throttled(meant, Arc::new(ExistingFile::new(there.file, len)), len, before)
     }
 
     fn throttled(meant: &Meant, bytes: Arc<dyn DiskBytes>, capacity: u64, before: Before) -> Self {
