@@ -71,16 +71,16 @@ fn what_serving_a_guest_needs_is_allowed() {
 
 #[test]
 fn landlock_alone_keeps_the_file_system_shut() {
-    if std::env::var_os(CASE).is_some() {
-        let file = tempfile::NamedTempFile::new().expect("a file");
+    if let Some(path) = std::env::var_os(CASE) {
         close_doors(None).expect("landlock and limits");
         // Removing takes no descriptor, so only landlock stands in the way.
-        let error = std::fs::remove_file(file.path()).expect_err("no path is left");
+        let error = std::fs::remove_file(path).expect_err("no path is left");
         // SAFETY: ends this process at once.
         unsafe { libc::_exit(if error.kind() == io::ErrorKind::PermissionDenied { 7 } else { 8 }) }
     }
+    let file = tempfile::NamedTempFile::new().expect("a file");
     let name = format!("{}::landlock_alone_keeps_the_file_system_shut", module_path!().trim_start_matches("instar::"));
     let exe = std::env::current_exe().expect("a test binary knows itself");
-    let output = Command::new(exe).args([&name, "--exact"]).env(CASE, "1").output().expect("it can be started");
-    assert_eq!(output.status.code(), Some(7));
+    let output = Command::new(exe).args([&name, "--exact"]).env(CASE, file.path()).output();
+    assert_eq!(output.expect("it can be started").status.code(), Some(7));
 }
