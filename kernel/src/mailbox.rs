@@ -4,6 +4,7 @@ use crate::blk::Queue;
 use crate::command_line::CommandLine;
 use crate::death::{self, die};
 use crate::mem;
+use alloc::borrow::Cow;
 use alloc::vec;
 use alloc::vec::Vec;
 use instar_abi::control::{Header, REPLY_BASE, REQUEST_OFFSET, SECTOR_LEN};
@@ -31,19 +32,15 @@ impl Mailbox {
     pub fn open(queue: Queue, line: &CommandLine) -> (Self, Request) {
         let mut mailbox = Self { queue, posted: false, reply_len: 0, reply_len_max: 0 };
         let placed = line.control.and_then(|(address, len)| mem::placed(address, len));
-        let (header, request) = match placed {
-            Some(bytes) => (bytes.clone(), bytes),
-            None => (mailbox.read(0, layout::PAGE_LEN), Vec::new()),
-        };
+        let header = placed.map_or_else(|| Cow::Owned(mailbox.read(0, layout::PAGE_LEN)), Cow::Borrowed);
         let Ok((header, _)) = Header::read_from_prefix(&header) else { die(Death::BadControl, "header") };
         let len = match header.request_len(line.nonce) {
             Ok(len) => len,
             Err(error) => die(Death::BadControl, death::header_fault(error)),
         };
-        let request = if request.is_empty() {
-            mailbox.read(REQUEST_OFFSET, len.next_multiple_of(SECTOR_LEN))
-        } else {
-            request.get(REQUEST_OFFSET as usize..).unwrap_or_default().to_vec()
+        let request = match placed {
+            Some(area) => Cow::Borrowed(area.get(REQUEST_OFFSET as usize..).unwrap_or_default()),
+            None => Cow::Owned(mailbox.read(REQUEST_OFFSET, len.next_multiple_of(SECTOR_LEN))),
         };
         let Some(Ok(request)) = request.get(..len as usize).map(Request::decode) else {
             die(Death::BadControl, "request")
