@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use super::grammar::{Grammar, Opt, Support};
-use super::info::ALLOW_BACKING;
+use super::info::{ALLOW_BACKING, FORCE_SHARE};
 
 pub(super) const GRAMMAR: Grammar = Grammar {
     about: "Copy an image, its chain flattened, into a new one.",
@@ -49,14 +49,7 @@ pub(super) const GRAMMAR: Grammar = Grammar {
             help: "the source is an option string: driver=qcow2,file.filename=x",
             support: Support::Full,
         },
-        Opt {
-            id: "force-share",
-            short: Some('U'),
-            long: &["force-share"],
-            value: None,
-            help: "open also what another process is writing",
-            support: Support::Full,
-        },
+        FORCE_SHARE,
         Opt {
             id: "cache",
             short: Some('t'),

@@ -43,14 +43,7 @@ pub(super) const GRAMMAR: Grammar = Grammar {
             help: "describe the layers below as well",
             support: Support::Full,
         },
-        Opt {
-            id: "force-share",
-            short: Some('U'),
-            long: &["force-share"],
-            value: None,
-            help: "open also what another process is writing",
-            support: Support::Full,
-        },
+        FORCE_SHARE,
         Opt {
             id: "object",
             short: None,
@@ -69,6 +62,16 @@ pub(super) const GRAMMAR: Grammar = Grammar {
         },
         ALLOW_BACKING,
     ],
+};
+
+/// The option that takes no locks.
+pub(super) const FORCE_SHARE: Opt = Opt {
+    id: "force-share",
+    short: Some('U'),
+    long: &["force-share"],
+    value: None,
+    help: "open also what another process is writing",
+    support: Support::Full,
 };
 
 /// The option that widens the gate.

@@ -6,7 +6,7 @@ mod qemu;
 
 pub use builder::{CLUSTER, L1, Qcow2Builder};
 pub use machine::{FakeLane, Fault, INFO, Machine, MemoryDisk, request};
-pub use qemu::{qemu_img, qemu_io, scratch};
+pub use qemu::{Embedded, embed, qemu_img, qemu_io, scratch};
 
 use crate::image::{Chain, Extent, Mapped, Resolved};
 use crate::store::{Budget, Cache, Queue, ReadAt, Store};

@@ -1,7 +1,7 @@
 //! info against qemu-img, key by key, on images that qemu-img made.
 
 use super::info;
-use crate::testing::{Fault, INFO, Machine, MemoryDisk, qemu_img, qemu_io, request, scratch};
+use crate::testing::{Embedded, Fault, INFO, Machine, MemoryDisk, embed, qemu_img, qemu_io, request, scratch};
 use instar_abi::error::{Error, ReadError, Resource};
 use instar_abi::facts::{self, Node, Value};
 use instar_abi::format::Format;
@@ -194,16 +194,8 @@ fn an_image_within_a_window_is_described_as_by_qemu_img() {
     qemu_img(dir, "create -q -f qcow2 a.qcow2 10M").unwrap();
     qemu_img(dir, "snapshot -c one a.qcow2").unwrap();
     let image = std::fs::read(dir.join("a.qcow2")).unwrap();
-    let size = image.len().next_multiple_of(512);
     for (offset, format) in [(1 << 20, None), (777, Some(Format::Qcow2))] {
-        let mut bytes = vec![0x51; offset];
-        bytes.extend_from_slice(&image);
-        bytes.resize(offset + size, 0);
-        bytes.extend_from_slice(&[0x51; 70_000]);
-        std::fs::write(dir.join("b.bin"), &bytes).unwrap();
-        let name = format!(
-            r#"json:{{"driver":"qcow2","file":{{"driver":"raw","offset":{offset},"size":{size},"file":{{"driver":"file","filename":"b.bin"}}}}}}"#
-        );
+        let Embedded { bytes, size, name } = embed(dir, &image, offset);
         let theirs = qemu_img(dir, &format!("info --output=json {name}")).unwrap();
         let mut theirs: Json = serde_json::from_str(&theirs).unwrap();
         for host in ["children", "filename", "actual-size", "full-backing-filename"] {

@@ -1,7 +1,7 @@
 //! Images within a part of a file, as the raw driver's `offset` and `size` give it.
 
 use super::{job, read, run};
-use crate::testing::{qemu_img, qemu_io, scratch};
+use crate::testing::{Embedded, embed, qemu_img, qemu_io, scratch};
 use instar_abi::error::{Error, RawError};
 use instar_abi::format::Format;
 use instar_abi::request::{HostExtent, LayerId, TargetFormat, Window};
@@ -17,15 +17,7 @@ fn a_qcow2_within_a_window_is_converted_as_by_qemu_img() {
     for (file, offset) in [("a.qcow2", 1 << 20), ("a.qcow2", 512), ("a.qcow2", 777), ("c.qcow2", 65536), ("c.qcow2", 3)]
     {
         let image = read(dir, file);
-        let size = image.len().next_multiple_of(512);
-        let mut bytes = vec![0x51; offset];
-        bytes.extend_from_slice(&image);
-        bytes.resize(offset + size, 0);
-        bytes.extend_from_slice(&[0x51; 70_000]);
-        std::fs::write(dir.join("b.bin"), &bytes).unwrap();
-        let name = format!(
-            r#"json:{{"driver":"qcow2","file":{{"driver":"raw","offset":{offset},"size":{size},"file":{{"driver":"file","filename":"b.bin"}}}}}}"#
-        );
+        let Embedded { bytes, size, name } = embed(dir, &image, offset);
         qemu_img(dir, &format!("convert -O raw {name} expected.raw")).unwrap();
         for (format, data) in
             [(None, None), (Some(Format::Qcow2), Some(vec![HostExtent { start: 0, len: bytes.len() as u64 }]))]
