@@ -120,6 +120,7 @@ pub fn replies() -> Vec<(String, Vec<u8>)> {
         sparse_len: 4096,
         any_order: false,
         salvage: false,
+        offload: false,
     });
     let coded = |op| [&[2, 4], request(op).encode().expect("memory").as_slice()].concat();
     // The build id changes with every change of the ABI; the target puts it in.

@@ -28,6 +28,11 @@ pub enum Frame {
         /// All of it.
         total: u64,
     },
+    /// Content that could not be read and is zeros in the output, in any order.
+    Unreadable(Vec<Unreadable>),
+    /// Ranges that the launcher is to copy from disk to disk. The write of the reply completes when it has; it fails
+    /// when it can't, and nothing is known of the ranges then.
+    Copy(Vec<CopyRange>),
     /// More names that the job needs. Comes before anything was written.
     Needs(Vec<Need>),
     /// The last frame.
@@ -46,6 +51,30 @@ pub enum End {
     NeedsMore,
     /// The operation failed.
     Failed(Error),
+}
+
+/// Content that could not be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unreadable {
+    /// First byte in the output's disk.
+    pub offset: u64,
+    /// Bytes.
+    pub len: u64,
+}
+
+/// A range to be copied, in whole sectors; ranges of one frame do not overlap.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CopyRange {
+    /// The disk to read.
+    pub from: DiskId,
+    /// First byte there.
+    pub from_offset: u64,
+    /// The output.
+    pub to: DiskId,
+    /// First byte there.
+    pub to_offset: u64,
+    /// Bytes.
+    pub len: u64,
 }
 
 /// The exact length an output is to have.

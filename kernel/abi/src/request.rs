@@ -67,8 +67,11 @@ pub struct Convert {
     pub sparse_len: u32,
     /// Clusters may be allocated as lanes get to them, in any order.
     pub any_order: bool,
-    /// Content that can't be read becomes zeros.
+    /// Content that can't be read becomes zeros, and [`Frame::Unreadable`](crate::reply::Frame::Unreadable) tells of it.
     pub salvage: bool,
+    /// Content that lies on a disk as it is, is not read: [`Frame::Copy`](crate::reply::Frame::Copy) asks the launcher
+    /// to copy it.
+    pub offload: bool,
 }
 
 /// How the user names an internal snapshot.
@@ -87,7 +90,7 @@ pub enum SnapshotName {
 pub enum Before {
     /// Nothing: it reads as zeros, and its length is set at the end.
     Empty,
-    /// An existing raw target of fixed length with unknown content: zeros must be written.
+    /// An existing target with unknown content: zeros must be written. A raw one keeps its length.
     Unknown {
         /// Its length in bytes.
         len: u64,
@@ -106,6 +109,13 @@ pub enum TargetFormat {
     Raw,
     /// qcow2.
     Qcow2(Qcow2Options),
+    /// The image that the target disk holds: its format, its options and its size stay as they are.
+    Existing {
+        /// The image; its disk is the target.
+        image: LayerId,
+        /// Write compressed clusters.
+        compress: bool,
+    },
 }
 
 /// Options of a new qcow2 image. The guest checks that they fit together.
@@ -127,6 +137,11 @@ pub struct Qcow2Options {
     pub compress: bool,
     /// The new image is an overlay: only what the top layer of the source owns is copied.
     pub backing: Option<NewBacking>,
+    /// Every cluster is mapped, also where there is no content, and the file is as long as that asks for. To reserve
+    /// room for it is the launcher's part.
+    pub preallocated: bool,
+    /// Content goes into a file of its own.
+    pub data_file: Option<NewDataFile>,
 }
 
 impl Default for Qcow2Options {
@@ -141,6 +156,8 @@ impl Default for Qcow2Options {
             compression: Compression::Zlib,
             compress: false,
             backing: None,
+            preallocated: false,
+            data_file: None,
         }
     }
 }
@@ -163,6 +180,17 @@ pub struct NewBacking {
     pub format: Vec<u8>,
     /// The image itself, for its virtual size.
     pub layer: LayerId,
+}
+
+/// The external data file of a new image, as long as its virtual size.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewDataFile {
+    /// Name to record, as the user typed it.
+    pub name: Vec<u8>,
+    /// Its disk; the access is [`Access::Output`], and it is empty.
+    pub disk: DiskId,
+    /// It is to stay valid as a raw image.
+    pub raw: bool,
 }
 
 /// What the guest may do with a disk.
@@ -301,12 +329,16 @@ impl Request {
         let op = match &self.op {
             Op::Info { image } => layer(*image),
             Op::Convert(convert) => {
-                let backing = match &convert.target_format {
-                    TargetFormat::Qcow2(Qcow2Options { backing: Some(backing), .. }) => layer(backing.layer),
-                    _ => true,
+                let target = match &convert.target_format {
+                    TargetFormat::Qcow2(Qcow2Options { backing, data_file, .. }) => {
+                        backing.as_ref().is_none_or(|backing| layer(backing.layer))
+                            && data_file.as_ref().is_none_or(|file| disk(file.disk))
+                    }
+                    TargetFormat::Existing { image, .. } => layer(*image),
+                    TargetFormat::Raw => true,
                 };
                 let sources = !convert.sources.is_empty() && convert.sources.iter().all(|&source| layer(source));
-                sources && backing && disk(convert.target)
+                sources && target && disk(convert.target)
             }
         };
         op && self.layers.iter().all(|l| disk(l.disk))

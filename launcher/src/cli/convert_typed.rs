@@ -117,7 +117,7 @@ impl Typed {
     fn asked(&self) -> Vec<&'static str> {
         let plain = Qcow2Options::default();
         let qcow2 = match &self.target_format {
-            TargetFormat::Raw => &plain,
+            TargetFormat::Raw | TargetFormat::Existing { .. } => &plain,
             TargetFormat::Qcow2(options) => options,
         };
         let all = [

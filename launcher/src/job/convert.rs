@@ -77,7 +77,7 @@ impl Meant {
     pub const fn format_name(&self) -> &'static str {
         match self.format {
             TargetFormat::Raw => "raw",
-            TargetFormat::Qcow2(_) => "qcow2",
+            TargetFormat::Qcow2(_) | TargetFormat::Existing { .. } => "qcow2",
         }
     }
 }
@@ -224,6 +224,7 @@ impl Chain {
             sparse_len: meant.sparse_len,
             any_order: meant.any_order,
             salvage: meant.salvage,
+            offload: false,
         });
         let request =
             request(op, limits::CONVERT_BUDGET, meant.lanes).map_err(|e| Failure::Random(e.raw_os_error()))?;
@@ -308,7 +309,7 @@ impl Chain {
             Frame::Progress { done, total } => on_progress(done, total),
             Frame::Needs(more) if needs.len() + more.len() <= limits::FILES_MAX => needs.extend(more),
             Frame::Needs(_) => lie = Some(Lie::TooMany),
-            Frame::Image(_) | Frame::Snapshots(_) | Frame::Specific(_) | Frame::End(_) => lie = Some(Lie::OutOfPlace),
+            _ => lie = Some(Lie::OutOfPlace),
         };
         let end = machine.run(&self.job, Then::GoOn, &mut on_frame).map_err(Failure::NoEnd)?;
         match (end, lie) {

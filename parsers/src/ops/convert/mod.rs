@@ -52,6 +52,7 @@ fn supported(convert: &Convert) -> Result<(), Error> {
         TargetFormat::Qcow2(Qcow2Options { compress, compression, backing, .. }) => {
             backing.is_none() && !(*compress && *compression == Compression::Zstd) && convert.before == Before::Empty
         }
+        TargetFormat::Existing { .. } => false,
     };
     let snapshot = convert.snapshot.is_none() || convert.sources.len() == 1;
     if format && snapshot && !convert.salvage { Ok(()) } else { Err(Error::Target(TargetError::Unsupported)) }
@@ -108,6 +109,7 @@ fn target(convert: &Convert, capacity: u64, virtual_size: u64, budget: &mut Budg
             return Err(Error::Write(WriteError::Capacity { disk, end: virtual_size }));
         }
         TargetFormat::Raw => Format::Raw,
+        TargetFormat::Existing { .. } => return Err(Error::Target(TargetError::Unsupported)),
         TargetFormat::Qcow2(options) => {
             let layout = Layout::try_from(options).map_err(Error::Target)?;
             let writer = Writer::new(budget, layout, virtual_size, disk, capacity)?;

@@ -29,6 +29,7 @@ fn job(sources: Vec<Vec<u8>>, target_format: TargetFormat) -> (Request, Vec<Memo
         sparse_len: 4096,
         any_order: false,
         salvage: false,
+        offload: false,
     });
     let mut request = request(op, &disks);
     request.layers.pop();
