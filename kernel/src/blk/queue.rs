@@ -20,7 +20,7 @@ use virtio_drivers::queue::VirtQueue;
 pub type Ring = VirtQueue<Identity, { QUEUE_SIZE as usize }>;
 
 /// Most segments of one virtio request; longer requests are split.
-const CHAIN_SEGMENTS_MAX: usize = 14;
+const CHAIN_SEGMENTS_MAX: usize = 16;
 const STATUS_OK: u8 = 0;
 const STATUS_UNSUPPORTED: u8 = 2;
 /// No device writes this: a status that stays was never answered.

@@ -4,8 +4,9 @@ use super::block::GuestFault;
 use super::memory::Memory;
 use super::mmio;
 use kvm_bindings::kvm_sregs;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::SyncSender;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Why a run stopped.
@@ -42,6 +43,9 @@ pub struct Start {
     pub rsp: u64,
 }
 
+/// Longest sleep of a lane that waits for another: what it waits for may have happened just before.
+const SLEEP_MAX: Duration = Duration::from_micros(500);
+
 /// What all vCPUs of a run share.
 pub struct Shared {
     /// Guest memory.
@@ -50,13 +54,25 @@ pub struct Shared {
     deadline: Instant,
     stop: Mutex<Option<Stop>>,
     starts: Vec<SyncSender<Start>>,
+    sleepers: AtomicUsize,
+    sleep: Mutex<()>,
+    wake: Condvar,
 }
 
 impl Shared {
     /// Of a run that may take `time_limit` from now; `starts` leads to lane 1 and those after it.
     #[must_use]
     pub fn new(memory: Memory, mmio: Option<mmio::Bus>, time_limit: Duration, starts: Vec<SyncSender<Start>>) -> Self {
-        Self { memory, mmio, deadline: Instant::now() + time_limit, stop: Mutex::new(None), starts }
+        Self {
+            memory,
+            mmio,
+            deadline: Instant::now() + time_limit,
+            stop: Mutex::new(None),
+            starts,
+            sleepers: AtomicUsize::new(0),
+            sleep: Mutex::new(()),
+            wake: Condvar::new(),
+        }
     }
 
     /// The mmio bus, where the run has one.
@@ -80,6 +96,22 @@ impl Shared {
     /// Stops the run; the first reason stays.
     pub fn stop(&self, stop: Stop) {
         self.stop.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(stop);
+    }
+
+    /// Sleeps until another vCPU has made a step, or for a moment: this one's lane waits for another lane. A busy
+    /// host needs the core for that one.
+    pub fn wait_for_others(&self) {
+        self.sleepers.fetch_add(1, Ordering::SeqCst);
+        let guard = self.sleep.lock().unwrap_or_else(PoisonError::into_inner);
+        drop(self.wake.wait_timeout(guard, SLEEP_MAX));
+        self.sleepers.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    /// Wakes those who wait: a lane has come to an exit, or to its end.
+    pub fn wake_others(&self) {
+        if self.sleepers.load(Ordering::SeqCst) > 0 {
+            self.wake.notify_all();
+        }
     }
 
     /// Starts lane `lane`, at once or when its thread has seen the end of what it ran before. False when

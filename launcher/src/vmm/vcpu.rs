@@ -115,9 +115,12 @@ impl Vcpu {
                     match port {
                         table::DOORBELL_PORT => self.doorbell(shared, value),
                         table::POWER_OFF_PORT => Ok(Some(Stop::PowerOff)),
-                        table::LANE_END_PORT if value == self.lane => Ok(Some(Stop::LaneEnd)),
+                        table::LANE_END_PORT if value == self.lane => {
+                            shared.wake_others();
+                            Ok(Some(Stop::LaneEnd))
+                        }
                         table::RELAX_PORT => {
-                            std::thread::yield_now();
+                            shared.wait_for_others();
                             Ok(None)
                         }
                         table::LANE_PORT => self.start_lane(shared, value),
@@ -160,6 +163,7 @@ impl Vcpu {
         if lane != self.lane {
             return Err(GuestFault::Lane { index: lane });
         }
+        shared.wake_others();
         if shared.mmio().is_none() {
             for device in 0..self.queues.devices() {
                 if !self.queues.adopted(device)

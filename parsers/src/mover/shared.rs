@@ -42,7 +42,13 @@ impl Shared<'_> {
         if self.has_failed() {
             return Ok(None);
         }
-        let mut source = self.source.lock();
+        // Whoever has it may wait for tables, or for the host to let it run.
+        let mut source = loop {
+            match self.source.try_lock() {
+                Some(source) => break source,
+                None => queue.relax(),
+            }
+        };
         let stretch = source.take(queue, self.disks, self.target.group());
         self.passed.store(source.passed(), Ordering::Relaxed);
         stretch
