@@ -9,11 +9,13 @@ use super::info::image_name;
 use super::terminal::Terminal;
 use crate::disk::existing::Content;
 use crate::gate::policy::{Policy, Sources};
+use crate::job::Machine;
+use crate::job::convert::{self, News};
 use crate::job::failure::Failure;
 use crate::job::name::{ImageName, NameError, Reading};
-use crate::job::{Machine, convert};
 use crate::render::progress::{self, Meter};
 use crate::vmm::process::take_progress_asked;
+use instar_abi::control::SECTOR_LEN;
 use instar_abi::format::Format;
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -36,8 +38,8 @@ pub(super) fn run(mode: Mode, args: &[OsString], machine: &mut dyn Machine, term
         Ok(typed) => typed,
         Err(error) => return terminal.usage("convert", &error),
     };
-    let mut meter = Progress { terminal, meter: Meter::default(), shows: typed.shows_progress };
-    let result = meter.around(|on_progress| copy(mode, &typed, machine, on_progress));
+    let mut told = Told { mode, terminal, meter: Meter::default(), shows: typed.shows_progress, warns: typed.warns };
+    let result = told.around(|on_news| copy(mode, &typed, machine, on_news));
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => terminal.fail(&failure),
@@ -45,12 +47,7 @@ pub(super) fn run(mode: Mode, args: &[OsString], machine: &mut dyn Machine, term
 }
 
 /// From words to meaning, and on to the job.
-fn copy(
-    mode: Mode,
-    typed: &Typed,
-    machine: &mut dyn Machine,
-    on_progress: &mut dyn FnMut(u64, u64),
-) -> Result<(), Failure> {
+fn copy(mode: Mode, typed: &Typed, machine: &mut dyn Machine, on_news: &mut dyn FnMut(News)) -> Result<(), Failure> {
     let source = |name: &OsString| {
         let source = image_name(name, typed.reading, typed.format.as_deref(), typed.shared)?;
         if source.alone {
@@ -69,9 +66,12 @@ fn copy(
         existing,
         format: typed.target_format.clone(),
         backing: typed.backing.clone(),
+        data_file: typed.data_file.clone(),
+        preallocation: typed.preallocation,
         sparse_len: typed.sparse_len,
         any_order: typed.any_order,
         salvage: typed.salvage,
+        offload: typed.offload,
         rate: typed.rate,
         durable: typed.durable,
         raw_gate: mode.raw_gate(),
@@ -79,7 +79,7 @@ fn copy(
         asked: typed.asked.clone(),
     };
     let policy = || Policy::load(&Sources::of_process(typed.allow.clone()));
-    convert::run(&meant, policy, machine, on_progress)
+    convert::run(&meant, policy, machine, on_news)
 }
 
 /// The target's words are read like any others, but they may only say a path.
@@ -96,6 +96,7 @@ fn target_path(typed: &Typed) -> Result<(Vec<u8>, Option<Content>), Failure> {
     if typed.target_reading == Reading::Options {
         match name.format() {
             Some(Format::Raw) if !name.is_window() => {}
+            Some(Format::Qcow2) => {}
             Some(Format::Raw) => return unsupported("offset"),
             Some(format) => return Err(failed(NameError::UnsupportedDriver { name: format.name().into() })),
             // qemu-img guesses, and warns that guessing is dangerous.
@@ -105,38 +106,60 @@ fn target_path(typed: &Typed) -> Result<(Vec<u8>, Option<Content>), Failure> {
     Ok((name.path, if zeros.is_some() { Some(Content::Zeros) } else { typed.existing }))
 }
 
-/// Progress on the terminal, as qemu-img writes it.
-struct Progress<'a> {
+/// What is told while work goes on, as qemu-img tells it.
+struct Told<'a> {
+    mode: Mode,
     terminal: &'a mut Terminal,
     meter: Meter,
     shows: bool,
+    warns: bool,
 }
 
-impl Progress<'_> {
+impl Told<'_> {
     /// Writes the start, what `work` tells, and the end.
-    fn around<E>(&mut self, work: impl FnOnce(&mut dyn FnMut(u64, u64)) -> Result<(), E>) -> Result<(), E> {
-        if !self.shows {
+    fn around<E>(&mut self, work: impl FnOnce(&mut dyn FnMut(News)) -> Result<(), E>) -> Result<(), E> {
+        if self.shows {
+            self.progress(0, 1);
+        }
+        let result = work(&mut |news| match news {
+            News::Progress { done, total } if self.shows => self.progress(done, total),
             // As qemu-img does it: a line on stderr for every SIGUSR1.
-            return work(&mut |done, total| {
+            News::Progress { done, total } => {
                 if take_progress_asked() {
                     let _ = self.terminal.tell(&progress::asked_line(done, total));
                 }
-            });
+            }
+            News::Unreadable { offset, len } => self.warn(offset, len),
+        });
+        if self.shows {
+            if result.is_ok() {
+                self.write(&progress::line(1, 1));
+            }
+            self.write("\n");
         }
-        self.tell(0, 1);
-        let result = work(&mut |done, total| self.tell(done, total));
-        if result.is_ok() {
-            self.write(&progress::line(1, 1));
-        }
-        self.write("\n");
         result
     }
 
-    fn tell(&mut self, done: u64, total: u64) {
+    fn progress(&mut self, done: u64, total: u64) {
         // With -p the line is there anyway.
         let _ = take_progress_asked();
         if let Some(line) = self.meter.line(done, total) {
             self.write(&line);
+        }
+    }
+
+    /// qemu-img reads such a stretch again sector by sector, and warns of each.
+    fn warn(&mut self, offset: u64, len: u64) {
+        if !self.warns {
+            return;
+        }
+        let program = self.mode.program();
+        let sectors = if self.mode == Mode::QemuImg { len.div_ceil(SECTOR_LEN) } else { 1 };
+        for sector in 0..sectors.min(WARNINGS_MAX) {
+            let at = offset.saturating_add(sector * SECTOR_LEN);
+            let _ = self
+                .terminal
+                .tell(&format!("{program}: warning: error while reading offset {at}: Input/output error\n"));
         }
     }
 
@@ -145,3 +168,6 @@ impl Progress<'_> {
         let _ = self.terminal.try_print(text);
     }
 }
+
+/// Most warnings of one stretch: its length is a guest's number. A stretch is never longer than 2 MiB, a cluster.
+const WARNINGS_MAX: u64 = (2 << 20) / SECTOR_LEN;

@@ -5,14 +5,15 @@ use super::create_options::Given;
 use super::grammar::{Parsed, UsageError};
 use super::info::check_object;
 use crate::disk::existing::Content;
-use crate::job::convert::Backing;
+use crate::job::convert::{Backing, DataFile};
 use crate::job::limits::{SPARSE_LEN, SPARSE_LEN_MAX};
-use crate::job::name::{Reading, format_of};
+use crate::job::name::{ImageName, Reading, format_of};
+use crate::job::reserve::Preallocation;
 use crate::job::size;
 use crate::render::escape::shown;
 use instar_abi::format::Format;
 use instar_abi::layout::LANES_MAX;
-use instar_abi::request::{Qcow2Options, SnapshotName, TargetFormat};
+use instar_abi::request::{LayerId, Qcow2Options, SnapshotName, TargetFormat};
 use std::ffi::{OsStr, OsString};
 use std::num::NonZeroU64;
 use std::path::PathBuf;
@@ -27,15 +28,19 @@ pub(super) struct Typed {
     pub target_format: TargetFormat,
     pub existing: Option<Content>,
     pub backing: Option<Backing>,
+    pub data_file: Option<DataFile>,
+    pub preallocation: Preallocation,
     pub snapshot: Option<SnapshotName>,
     pub sparse_len: u32,
     pub any_order: bool,
     pub salvage: bool,
+    pub offload: bool,
     pub rate: Option<NonZeroU64>,
     pub shared: bool,
     pub durable: bool,
     pub lanes: u8,
     pub shows_progress: bool,
+    pub warns: bool,
     pub allow: Vec<PathBuf>,
     pub asked: Vec<&'static str>,
 }
@@ -73,8 +78,8 @@ impl Typed {
         if sources.len() > 1 && snapshot.is_some() {
             return alone("No support for concatenating multiple snapshot");
         }
-        let (target_format, backing) = new_image(parsed, target, existing.is_some())?;
-        if sources.len() > 1 && backing.is_some() {
+        let new = NewImage::new(parsed, target, existing.is_some())?;
+        if sources.len() > 1 && new.backing.is_some() {
             return alone(
                 "Having a backing file for the target makes no sense when concatenating multiple input images",
             );
@@ -95,13 +100,17 @@ impl Typed {
             reading: reading(image_opts),
             target_reading: reading(target_opts),
             format,
-            target_format,
+            target_format: new.format,
             existing,
-            backing,
+            backing: new.backing,
+            data_file: new.data_file,
+            preallocation: new.preallocation,
             snapshot,
             sparse_len,
             any_order: parsed.flag("oob-writes"),
             salvage: parsed.flag("salvage"),
+            offload: parsed.flag("copy-range"),
+            warns: !parsed.flag("quiet"),
             rate,
             shared: parsed.flag("force-share"),
             durable: cache != "unsafe",
@@ -127,6 +136,9 @@ impl Typed {
             ("-B", self.backing.is_some()),
             ("-W", self.any_order),
             ("--salvage", self.salvage),
+            ("-C", self.offload),
+            ("-o data_file", self.data_file.is_some()),
+            ("-o preallocation", qcow2.preallocated),
             ("-c", qcow2.compress),
             ("-o compat", qcow2.version != plain.version),
             ("-o cluster_size", qcow2.cluster_bits != plain.cluster_bits),
@@ -154,52 +166,96 @@ fn existing(parsed: &Parsed) -> Result<Option<Content>, UsageError> {
     Ok(skips.then_some(content))
 }
 
-/// The target's format with its options, and the layer below it.
-fn new_image(parsed: &Parsed, target: &OsStr, exists: bool) -> Result<(TargetFormat, Option<Backing>), UsageError> {
-    let format = target_format(parsed.last("output-format"))?;
-    let mut given = Given::default();
-    parsed.all("options").try_for_each(|list| given.add(list, format))?;
-    if exists && !given.is_empty() {
-        return Err(UsageError::alone("-o has no effect when skipping image creation"));
+/// The target: its format with its options, and the files it names.
+struct NewImage {
+    format: TargetFormat,
+    backing: Option<Backing>,
+    data_file: Option<DataFile>,
+    preallocation: Preallocation,
+}
+
+impl NewImage {
+    /// An image that names nothing.
+    fn plain(format: TargetFormat) -> Self {
+        Self { format, backing: None, data_file: None, preallocation: Preallocation::Off }
     }
-    let (file, of_file) = given.backing();
-    let file = parsed.last("backing").map(OsStr::as_encoded_bytes).or(file).filter(|name| !name.is_empty());
-    let of_file = parsed.last("backing-format").map(OsStr::as_encoded_bytes).or(of_file);
-    let alone = |words: &str| Err(UsageError::alone(words));
-    let creating = |words: &str| {
-        let (target, format) = (shown(target.as_encoded_bytes()), format.name());
-        UsageError::alone(format!("{target}: error while converting {format}: {words}"))
-    };
-    if format == Format::Raw {
-        return match () {
-            () if file.is_some() && !exists => alone("Backing file not supported for file format 'raw'"),
-            () if file.is_some() => Err(UsageError::NotYet { what: "option '-B' with '-n'".to_owned() }),
-            () if of_file.is_some() => alone("Backing file format not supported for file format 'raw'"),
-            () if parsed.flag("compress") => alone("Compression not supported for this file format"),
-            () => given.check_supported(format, creating).map(|()| (TargetFormat::Raw, None)),
+
+    fn new(parsed: &Parsed, target: &OsStr, exists: bool) -> Result<Self, UsageError> {
+        let format = match named_format(parsed, target) {
+            Some(format) => format,
+            None => target_format(parsed.last("output-format"))?,
         };
-    }
-    if exists {
-        return Err(UsageError::NotYet { what: "option '-n' with a qcow2 target".to_owned() });
-    }
-    if file.is_some() && of_file.is_none() {
-        return alone("Use of backing file requires explicit backing format");
-    }
-    given.check_supported(format, creating)?;
-    let mut options = given.qcow2(creating)?;
-    options.compress = parsed.flag("compress");
-    let backing = match (file, of_file) {
-        (None, None) => None,
-        (None, Some(_)) => return Err(creating("Backing format cannot be used without backing file")),
-        (Some(name), of_file) => {
-            let of_file = of_file.unwrap_or_default();
-            let format = format_of(of_file).map_err(|_| {
-                creating(&format!("Parameter 'backing-fmt' does not accept value '{}'", shown(of_file)))
-            })?;
-            Some(Backing { name: name.to_vec(), format })
+        let mut given = Given::default();
+        parsed.all("options").try_for_each(|list| given.add(list, format))?;
+        let alone = |words: &str| Err(UsageError::alone(words));
+        let compress = parsed.flag("compress");
+        if exists {
+            return match () {
+                () if !given.is_empty() => alone("-o has no effect when skipping image creation"),
+                () if parsed.last("backing").is_some() => {
+                    Err(UsageError::NotYet { what: "option '-B' with '-n'".to_owned() })
+                }
+                () if format == Format::Raw && compress => alone("Compression not supported for this file format"),
+                () if format == Format::Raw => Ok(Self::plain(TargetFormat::Raw)),
+                // The job knows which layer it is.
+                () => Ok(Self::plain(TargetFormat::Existing { image: LayerId(0), compress })),
+            };
         }
-    };
-    Ok((TargetFormat::Qcow2(options), backing))
+        let (file, of_file) = given.backing();
+        let file = parsed.last("backing").map(OsStr::as_encoded_bytes).or(file).filter(|name| !name.is_empty());
+        let of_file = parsed.last("backing-format").map(OsStr::as_encoded_bytes).or(of_file);
+        let creating = |words: &str| {
+            let (target, format) = (shown(target.as_encoded_bytes()), format.name());
+            UsageError::alone(format!("{target}: error while converting {format}: {words}"))
+        };
+        if format == Format::Raw {
+            return match () {
+                () if file.is_some() => alone("Backing file not supported for file format 'raw'"),
+                () if of_file.is_some() => alone("Backing file format not supported for file format 'raw'"),
+                () if compress => alone("Compression not supported for this file format"),
+                () => {
+                    given.check_supported()?;
+                    let preallocation = given.preallocation(format, creating)?;
+                    Ok(Self { preallocation, ..Self::plain(TargetFormat::Raw) })
+                }
+            };
+        }
+        if file.is_some() && of_file.is_none() {
+            return alone("Use of backing file requires explicit backing format");
+        }
+        if compress && !matches!(given.preallocation(format, creating), Ok(Preallocation::Off)) {
+            return alone("Compression and preallocation not supported at the same time");
+        }
+        given.check_supported()?;
+        let mut options = given.qcow2(file.is_some(), creating)?;
+        options.compress = compress;
+        let data_file = given.data_file();
+        if compress && data_file.is_some() {
+            // qemu-img finds out when it writes the first cluster.
+            return alone("error while writing at byte 0: Operation not supported");
+        }
+        let backing = match (file, of_file) {
+            (None, None) => None,
+            (None, Some(_)) => return Err(creating("Backing format cannot be used without backing file")),
+            (Some(name), of_file) => {
+                let of_file = of_file.unwrap_or_default();
+                let format = format_of(of_file).map_err(|_| {
+                    creating(&format!("Parameter 'backing-fmt' does not accept value '{}'", shown(of_file)))
+                })?;
+                Some(Backing { name: name.to_vec(), format })
+            }
+        };
+        let preallocation = given.preallocation(format, creating)?;
+        Ok(Self { format: TargetFormat::Qcow2(options), backing, data_file, preallocation })
+    }
+}
+
+/// The format that an option string for the target names.
+fn named_format(parsed: &Parsed, target: &OsStr) -> Option<Format> {
+    let words = Some(target.as_encoded_bytes()).filter(|_| parsed.flag("target-image-opts"))?;
+    // What is wrong with it is said later.
+    let format = ImageName::parse(words, Reading::Options, None).ok()?.format();
+    format.filter(|format| matches!(format, Format::Raw | Format::Qcow2))
 }
 
 /// The target's format, by name.

@@ -5,6 +5,8 @@
 #![forbid(unsafe_code)]
 
 use super::grammar::UsageError;
+use crate::job::convert::DataFile;
+use crate::job::reserve::Preallocation;
 use crate::job::size;
 use crate::render::escape::shown;
 use instar_abi::format::Format;
@@ -139,30 +141,13 @@ impl Given {
     ///
     /// # Errors
     /// [`UsageError::NotYet`] with the option's name.
-    pub fn check_supported(&self, format: Format, words: impl Fn(&str) -> UsageError) -> Result<(), UsageError> {
+    pub fn check_supported(&self) -> Result<(), UsageError> {
         let refused = |key: &str| UsageError::NotYet { what: format!("option '-o {key}'") };
-        let modes: &[&[u8]] = &[b"off", b"metadata", b"falloc", b"full"];
-        match self.text("preallocation") {
-            None | Some(b"off" | b"") => {}
-            Some(b"metadata") if format == Format::Raw => {
-                return Err(words("Unsupported preallocation mode: metadata"));
-            }
-            Some(mode) if modes.contains(&mode) => return Err(refused(&format!("preallocation={}", shown(mode)))),
-            Some(mode) => {
-                return Err(words(&match format {
-                    Format::Raw => format!("invalid parameter value: {}", shown(mode)),
-                    _ => format!("Parameter 'preallocation' does not accept value '{}'", shown(mode)),
-                }));
-            }
-        }
-        let known = ["size", "data_file", "extent_size_hint"];
+        let known = ["size", "extent_size_hint"];
         if let Some((key, _)) =
             self.0.iter().find(|(key, _)| known.contains(&key.as_str()) || key.starts_with("encrypt."))
         {
             return Err(refused(key));
-        }
-        if self.switch("data_file_raw") {
-            return Err(words("data-file-raw requires data-file"));
         }
         match ["encryption", "nocow"].into_iter().find(|key| self.switch(key)) {
             Some(key) => Err(refused(key)),
@@ -170,12 +155,42 @@ impl Given {
         }
     }
 
-    /// The options of a qcow2 image; its backing file is left to the caller. `words` are what qemu-img
+    /// What is to be reserved for the image. `words` are what qemu-img says when an image can't be made.
+    ///
+    /// # Errors
+    /// A mode that is none, or none of the format's.
+    pub fn preallocation(
+        &self,
+        format: Format,
+        words: impl Fn(&str) -> UsageError,
+    ) -> Result<Preallocation, UsageError> {
+        match self.text("preallocation") {
+            None | Some(b"off" | b"") => Ok(Preallocation::Off),
+            Some(b"metadata") if format == Format::Raw => Err(words("Unsupported preallocation mode: metadata")),
+            Some(b"metadata") => Ok(Preallocation::Metadata),
+            Some(b"falloc") => Ok(Preallocation::Falloc),
+            Some(b"full") => Ok(Preallocation::Full),
+            Some(mode) => Err(words(&match format {
+                Format::Raw => format!("invalid parameter value: {}", shown(mode)),
+                _ => format!("Parameter 'preallocation' does not accept value '{}'", shown(mode)),
+            })),
+        }
+    }
+
+    /// `data_file` and `data_file_raw`.
+    #[must_use]
+    pub fn data_file(&self) -> Option<DataFile> {
+        let raw = self.switch("data_file_raw");
+        self.text("data_file").map(|name| DataFile { name: name.to_vec(), raw })
+    }
+
+    /// The options of a qcow2 image; the files that it names are left to the caller. `words` are what qemu-img
     /// says when an image can't be made.
     ///
     /// # Errors
-    /// Options that don't fit together.
-    pub fn qcow2(&self, words: impl Fn(&str) -> UsageError) -> Result<Qcow2Options, UsageError> {
+    /// Options that don't fit together, in the order of `qcow2_co_create` in QEMU's `block/qcow2.c`.
+    pub fn qcow2(&self, has_backing: bool, words: impl Fn(&str) -> UsageError) -> Result<Qcow2Options, UsageError> {
+        let preallocation = self.preallocation(Format::Qcow2, &words)?;
         const VERSION_3: &str = "(use version=v3 or greater)";
         let version = match self.text("compat") {
             None | Some(b"1.1" | b"v3") => 3,
@@ -206,6 +221,11 @@ impl Given {
         if options.extended_l2 && cluster_size < 16384 {
             return Err(words("Extended L2 entries are only supported with cluster sizes of at least 16384 bytes"));
         }
+        options.preallocated = preallocation != Preallocation::Off;
+        if options.preallocated && has_backing && !options.extended_l2 {
+            let text = "Backing file and preallocation can only be used at the same time if extended_l2 is on";
+            return Err(words(text));
+        }
         options.lazy_refcounts = self.switch("lazy_refcounts");
         if options.lazy_refcounts && options.version < 3 {
             let text = "Lazy refcounts only supported with compatibility level 1.1 and above";
@@ -218,6 +238,17 @@ impl Given {
         options.refcount_order = bits.trailing_zeros();
         if options.version < 3 && bits != 16 {
             let text = "Different refcount widths than 16 bits require compatibility level 1.1 or above";
+            return Err(words(&format!("{text} {VERSION_3}")));
+        }
+        let data_file = self.data_file();
+        if data_file.is_none() && self.switch("data_file_raw") {
+            return Err(words("data-file-raw requires data-file"));
+        }
+        if has_backing && self.switch("data_file_raw") {
+            return Err(words("Backing file and data-file-raw cannot be used at the same time"));
+        }
+        if data_file.is_some() && options.version < 3 {
+            let text = "External data files are only supported with compatibility level 1.1 and above";
             return Err(words(&format!("{text} {VERSION_3}")));
         }
         if options.version < 3 && options.compression != Compression::Zlib {

@@ -1,4 +1,4 @@
-//! A raw file or block device that is there and is written over: `convert -n`.
+//! A file or block device that is there and is written to: `convert -n`.
 #![forbid(unsafe_code)]
 
 use super::{Disk, Segments, check_range};
@@ -6,11 +6,12 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd};
 
-/// A target of fixed length. What is not written over stays as it is, also beyond the end of the source.
+/// A target that keeps what is not written over, also beyond the end of the source. It grows where its capacity
+/// allows: a raw one has its length for capacity.
 #[derive(Debug)]
 pub struct ExistingFile {
     file: File,
-    len: u64,
+    capacity: u64,
 }
 
 /// What a target that is there holds.
@@ -23,16 +24,16 @@ pub enum Content {
 }
 
 impl ExistingFile {
-    /// A disk of the first `len` bytes of `file`, whole sectors only.
+    /// A disk of `file`, at most `capacity` bytes, whole sectors only.
     #[must_use]
-    pub const fn new(file: File, len: u64) -> Self {
-        Self { file, len }
+    pub const fn new(file: File, capacity: u64) -> Self {
+        Self { file, capacity }
     }
 }
 
 impl Disk for ExistingFile {
     fn sectors(&self) -> u64 {
-        self.len / 512
+        self.capacity / 512
     }
 
     fn read_only(&self) -> bool {
@@ -60,9 +61,13 @@ impl Disk for ExistingFile {
         Some(self.file.as_fd())
     }
 
-    /// Its length is its own.
+    /// It never becomes shorter.
     fn finish(&self, len: u64) -> io::Result<()> {
-        if len > self.len { Err(io::ErrorKind::FileTooLarge.into()) } else { Ok(()) }
+        if len > self.capacity {
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
+        let metadata = self.file.metadata()?;
+        if metadata.is_file() && metadata.len() < len { self.file.set_len(len) } else { Ok(()) }
     }
 }
 
@@ -71,6 +76,22 @@ mod tests {
     use super::super::memory::Memory;
     use super::*;
     use std::io::{Read as _, Seek as _, Write as _};
+
+    #[test]
+    fn it_grows_up_to_its_capacity() {
+        let file = tempfile::tempfile().expect("a file");
+        file.set_len(1000).expect("grows");
+        let disk = ExistingFile::new(file.try_clone().expect("a second one"), 4096);
+        disk.write(1024, &Memory::new(&[512], 1)).expect("in range");
+        let mut memory = Memory::new(&[1024], 0xEE);
+        disk.read(1024, &mut memory).expect("in range");
+        assert_eq!(memory.to_vec(), [vec![1; 512], vec![0; 512]].concat());
+        disk.finish(700).expect("shorter: nothing to do");
+        assert_eq!(file.metadata().expect("open").len(), 1536);
+        disk.finish(3000).expect("longer");
+        assert_eq!(file.metadata().expect("open").len(), 3000);
+        assert!(disk.finish(4097).is_err());
+    }
 
     #[test]
     fn its_length_and_what_is_not_written_stay() {

@@ -34,6 +34,8 @@ pub enum Failure {
     Create {
         /// The user's words for it.
         typed: Vec<u8>,
+        /// The user's words for the file of it that can't be made.
+        name: Vec<u8>,
         /// The target's format.
         format: &'static str,
         /// Why.
@@ -55,6 +57,19 @@ pub enum Failure {
     Keep {
         /// The user's words for the target.
         typed: Vec<u8>,
+        /// The host's errno.
+        errno: i32,
+    },
+    /// The host has no room to reserve for the target.
+    Reserve {
+        /// The user's words for the target.
+        typed: Vec<u8>,
+        /// The target's format.
+        format: &'static str,
+        /// The room is for its data file.
+        of_data_file: bool,
+        /// By zeros that are written.
+        by_zeros: bool,
         /// The host's errno.
         errno: i32,
     },

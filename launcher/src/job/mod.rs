@@ -15,6 +15,7 @@ pub mod name;
 mod name_error;
 pub mod open;
 pub mod options;
+pub mod reserve;
 pub mod size;
 pub mod target;
 
@@ -22,14 +23,14 @@ use crate::disk::Disk;
 use crate::machine::MachineError;
 use instar_abi::format::Format;
 use instar_abi::reply::{End, Frame};
-use instar_abi::request::{Access, Answer, Budget, DiskId, Layer, LayerId, Op, Request};
+use instar_abi::request::{Access, Answer, Budget, Compression, DiskId, Layer, LayerId, Op, Request, TargetFormat};
 use open::Opened;
 use std::sync::Arc;
 
 /// One run of a guest: the op, the bytes behind its devices, what it is asked, what it may use.
 #[derive(Clone)]
 pub struct Job {
-    /// Name of the op image: `info`, `convert`.
+    /// Name of the op image: `info`, `convert`, `convert-zstd`.
     pub op: &'static str,
     /// The bytes behind each of [`Request::disks`], in the same order.
     pub disks: Vec<Arc<dyn Disk>>,
@@ -86,6 +87,19 @@ pub enum NoEnd {
     Stopped(i32),
 }
 
+/// The op image that does it: what has a codec of its own has an image of its own.
+fn op_image(op: &Op) -> &'static str {
+    match op {
+        Op::Info { .. } => "info",
+        Op::Convert(convert) => match &convert.target_format {
+            TargetFormat::Qcow2(options) if options.compress && options.compression == Compression::Zstd => {
+                "convert-zstd"
+            }
+            _ => "convert",
+        },
+    }
+}
+
 /// What every request has: budget, randomness, wall clock.
 fn request(op: Op, budget: Budget, lanes: u8) -> Result<Request, rustix::io::Errno> {
     let mut seed = [0; 32];
@@ -134,4 +148,36 @@ fn last_index(count: usize) -> u32 {
 /// The format of a name that an image records; `None`: nobody knows it, or it is no format for reading.
 fn recorded_format(name: &[u8]) -> Option<Format> {
     Format::from_name(name).filter(|&format| format != Format::Iso)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use instar_abi::request::{Before, Convert, Qcow2Options};
+
+    #[test]
+    fn an_encoder_of_its_own_has_an_image_of_its_own() {
+        let op = |target_format| {
+            op_image(&Op::Convert(Convert {
+                sources: vec![LayerId(0)],
+                snapshot: None,
+                target: DiskId(1),
+                target_format,
+                before: Before::Empty,
+                sparse_len: 4096,
+                any_order: false,
+                salvage: false,
+                offload: false,
+            }))
+        };
+        let qcow2 = |compress, compression| {
+            op(TargetFormat::Qcow2(Qcow2Options { compress, compression, ..Qcow2Options::default() }))
+        };
+        assert_eq!(op_image(&Op::Info { image: LayerId(0) }), "info");
+        assert_eq!(op(TargetFormat::Raw), "convert");
+        assert_eq!(qcow2(true, Compression::Zlib), "convert");
+        // Only named in the header: nothing is encoded.
+        assert_eq!(qcow2(false, Compression::Zstd), "convert");
+        assert_eq!(qcow2(true, Compression::Zstd), "convert-zstd");
+    }
 }

@@ -42,9 +42,9 @@ enum Place {
     Done,
 }
 
-/// The directory of a name.
+/// A name in a directory.
 #[derive(Debug)]
-struct Beside {
+pub struct Beside {
     directory: OwnedFd,
     name: OsString,
 }
@@ -101,7 +101,8 @@ impl Target {
     }
 
     fn beside(path: &Path) -> Result<Self, Errno> {
-        let name = path.file_name().ok_or(Errno::ISDIR)?.to_owned();
+        let nameless = if path.as_os_str().is_empty() { Errno::NOENT } else { Errno::ISDIR };
+        let name = path.file_name().ok_or(nameless)?.to_owned();
         let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let beside = Beside { directory: fs::open(parent, flags, Mode::empty())?, name };
@@ -124,11 +125,24 @@ impl Target {
         &self.file
     }
 
+    /// Whether both would get the same name, or are the same file.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        let id = |file: &File| fs::fstat(file).map(|stat| FileId::of(&stat)).ok();
+        let at = |place: &Place| match place {
+            Place::Unnamed(beside) | Place::Named { beside, .. } => {
+                Some((fs::fstat(&beside.directory).map(|stat| FileId::of(&stat)).ok()?, beside.name.clone()))
+            }
+            Place::Final { .. } | Place::Done => None,
+        };
+        id(&self.file) == id(&other.file) || at(&self.place).is_some_and(|place| at(&other.place) == Some(place))
+    }
+
     /// Gives the file its name. `durable`: content and name are on the disk then.
     ///
     /// # Errors
     /// The host's; a file of this run's is gone then.
-    pub fn keep(mut self, durable: bool) -> io::Result<()> {
+    pub fn keep(mut self, durable: bool) -> io::Result<Kept> {
         if durable {
             self.file.sync_all()?;
         }
@@ -143,7 +157,7 @@ impl Target {
                     let temporary = random_name()?;
                     link(&temporary)?;
                     let Place::Unnamed(beside) = std::mem::replace(&mut self.place, Place::Done) else {
-                        return Ok(());
+                        return Ok(Kept::Old);
                     };
                     self.place = Place::Named { beside, temporary };
                 }
@@ -156,14 +170,42 @@ impl Target {
         self.kept(durable)
     }
 
-    fn kept(&mut self, durable: bool) -> io::Result<()> {
-        match std::mem::replace(&mut self.place, Place::Done) {
-            Place::Unnamed(beside) | Place::Named { beside, .. } if durable => {
-                let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-                Ok(fs::fsync(fs::openat(&beside.directory, ".", flags, Mode::empty())?)?)
+    fn kept(&mut self, durable: bool) -> io::Result<Kept> {
+        let is_new = self.replaced.is_none();
+        Ok(match std::mem::replace(&mut self.place, Place::Done) {
+            Place::Unnamed(beside) | Place::Named { beside, .. } => {
+                if durable {
+                    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+                    fs::fsync(fs::openat(&beside.directory, ".", flags, Mode::empty())?)?;
+                }
+                if is_new { Kept::Beside(beside) } else { Kept::Old }
             }
-            _ => Ok(()),
-        }
+            Place::Final { made: Some(path) } => Kept::At(path),
+            Place::Final { made: None } | Place::Done => Kept::Old,
+        })
+    }
+}
+
+/// A file that has its name, and whether this run made it there.
+#[derive(Debug)]
+pub enum Kept {
+    /// In this directory, where no such name was.
+    Beside(Beside),
+    /// At this path, likewise.
+    At(PathBuf),
+    /// In place of another.
+    Old,
+}
+
+impl Kept {
+    /// Removes it again, unless there was one before.
+    pub fn take_back(self) {
+        // Nothing more can be done about a file that does not go; the run has failed already.
+        let _ = match self {
+            Self::Beside(beside) => fs::unlinkat(&beside.directory, &beside.name, AtFlags::empty()),
+            Self::At(path) => fs::unlink(path),
+            Self::Old => Ok(()),
+        };
     }
 }
 

@@ -206,10 +206,7 @@ fn what_is_not_there_yet_is_refused_by_name_and_makes_nothing() {
     make(directory.path(), "head -c 1M /dev/urandom >noise");
     for (arguments, name) in [
         (&["--bitmaps"][..], "bitmaps"),
-        (&["-n"], "-n"),
         (&["-o", "size=1G"], "size"),
-        (&["-o", "preallocation=falloc"], "preallocation"),
-        (&["-o", "data_file=x"], "data_file"),
         (&["-o", "encrypt.format=luks"], "encrypt.format"),
     ] {
         let mut call = vec!["convert", "-f", "raw", "-O", "qcow2"];

@@ -34,6 +34,12 @@ fn options_of_a_new_image_are_read_as_qemu_img_reads_them() {
         "compat=2",
         "preallocation=foo",
         "data_file_raw=on",
+        "data_file=no/x",
+        "data_file=/",
+        "data_file=",
+        "data_file=x,compat=0.10",
+        "preallocation=metadata,backing_file=x,backing_fmt=raw",
+        "data_file=x,data_file_raw=on,backing_file=x,backing_fmt=raw",
         "backing_fmt=raw",
         "backing_file=x",
         "",
@@ -72,6 +78,9 @@ fn options_that_do_not_go_together_are_told_in_qemu_imgs_words() {
         &["-n", "-o", "size=1M"],
         &["-n"],
         &["-l", "x", &raw],
+        &["-O", "qcow2", "-c", "-o", "preallocation=full"],
+        &["-n", "-O", "qcow2"],
+        &["-n", "-O", "qcow2", "-o", "cluster_size=4k"],
         &["-C", "-S", "4k"],
         &["-C", "-c", "-O", "qcow2"],
         &["-C", "--salvage"],
@@ -96,4 +105,43 @@ fn a_missing_backing_file_is_told_in_qemu_imgs_words_and_leaves_nothing() {
     if let Some(theirs) = theirs(&args) {
         assert_eq!(ours, theirs);
     }
+}
+
+#[test]
+fn a_data_file_is_made_with_its_image_or_not_at_all() {
+    let files = Files::new();
+    let (raw, out, data) = (files.add("raw", &[7; 8192]), files.name("out"), files.name("data"));
+    let convert = |data: &str, guest: &mut Guest| {
+        let options = format!("preallocation=full,data_file={data}");
+        ours("instar", &["convert", "-f", "raw", "-O", "qcow2", "-o", &options, &raw, &out], guest)
+    };
+    let lied = convert(&data, &mut Guest { lies: true, runs: 0 });
+    assert!(!lied.success && !files.path("out").exists() && !files.path("data").exists(), "{lied:?}");
+    assert!(convert(&data, &mut Guest::default()).success);
+    let blocks = |name: &str| {
+        let metadata = std::fs::metadata(files.path(name)).expect("there");
+        (metadata.len(), std::os::unix::fs::MetadataExt::blocks(&metadata) * 512)
+    };
+    assert_eq!(blocks("out").0, 100);
+    assert!(blocks("data").0 == 1 << 20 && blocks("data").1 >= 1 << 20, "room is in the data file");
+    // One name for two files, and the source's.
+    std::fs::remove_file(files.path("out")).expect("there");
+    for name in [&out, &raw] {
+        let refused = convert(name, &mut Guest::default());
+        assert!(refused.err.contains("Failed to get \"write\" lock") && !files.path("out").exists(), "{refused:?}");
+    }
+    assert_eq!(std::fs::read(files.path("raw")).expect("there"), [7; 8192]);
+}
+
+#[test]
+fn an_image_that_is_there_is_written_to_and_never_cut() {
+    let files = Files::new();
+    let (raw, out) = (files.add("raw", &[7; 8192]), files.add("out", &[9; 4096]));
+    let outcome = instar(&["convert", "-n", "-f", "raw", "-O", "qcow2", &raw, &out]);
+    assert!(outcome.success, "{outcome:?}");
+    let content = std::fs::read(files.path("out")).expect("there");
+    assert_eq!(content, [[b'x'; 512].as_slice(), &[9; 3584]].concat());
+    // By an option string, its format is the string's.
+    let string = format!("driver=qcow2,file.filename={out}");
+    assert!(instar(&["convert", "-n", "-c", "-f", "raw", "--target-image-opts", &raw, &string]).success);
 }

@@ -96,15 +96,15 @@ pub(super) fn open(path: &[u8], error: &OpenError) -> Message {
 }
 
 /// Why the target can't be made.
-pub(super) fn create(typed: &[u8], format: &str, error: &OpenError) -> Message {
+pub(super) fn create(typed: &[u8], name: &[u8], format: &str, error: &OpenError) -> Message {
     let why = match error {
-        OpenError::Host(errno) => Message::new(format!("Could not create '{}': {}", shown(typed), errno_text(*errno))),
-        OpenError::Kind => Message::new(format!("Could not create '{}': Not a regular file", shown(typed))),
-        OpenError::Lock(error) => lock(typed, *error),
+        OpenError::Host(errno) => Message::new(format!("Could not create '{}': {}", shown(name), errno_text(*errno))),
+        OpenError::Kind => Message::new(format!("Could not create '{}': Not a regular file", shown(name))),
+        OpenError::Lock(error) => lock(name, *error),
         // What qemu-img finds when it tries to lock its own source for writing.
         OpenError::SameFile => Message {
             hint: Some("source and target are one file; name another target".to_owned()),
-            ..lock(typed, LockError::NotGranted(crate::disk::lock::Permission::Write))
+            ..lock(name, LockError::NotGranted(crate::disk::lock::Permission::Write))
         },
     };
     why.after(format_args!("{}: error while converting {format}: ", shown(typed)))

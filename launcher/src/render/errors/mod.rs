@@ -53,7 +53,7 @@ pub fn failure(failure: &Failure) -> Option<Message> {
     Some(match failure {
         Failure::Name { typed, error } => could_not_open(typed, host::name(error)),
         Failure::Open { typed, path, error } => could_not_open(typed, host::open(path, error)),
-        Failure::Create { typed, format, error } => host::create(typed, format, error),
+        Failure::Create { typed, name, format, error } => host::create(typed, name, format, error),
         Failure::Named(failed) => {
             let message = named(failed.kind, &failed.name, failed.path.as_os_str().as_encoded_bytes(), &failed.error);
             let message = match failed.kind {
@@ -69,6 +69,17 @@ pub fn failure(failure: &Failure) -> Option<Message> {
         Failure::Random(errno) => Message::new(format!("Could not get random numbers: {}", errno_text(*errno))),
         Failure::Keep { typed, errno } => {
             Message::new(format!("Could not put '{}' in its place: {}", shown(typed), errno_text(*errno)))
+        }
+        Failure::Reserve { typed, format, of_data_file, by_zeros, errno } => {
+            let what =
+                if *by_zeros { "Could not write zeros for preallocation" } else { "Could not preallocate new data" };
+            let nested = match (*format, of_data_file) {
+                ("raw", _) => "",
+                (_, true) => "Could not resize image: ",
+                (_, false) => "Could not resize image: Failed to resize underlying file: ",
+            };
+            let why = errno_text(*errno);
+            Message::new(format!("{}: error while converting {format}: {nested}{what}: {why}", shown(typed)))
         }
         Failure::Finish { typed, errno } => {
             Message::new(format!("{}: error while resizing: {}", shown(typed), errno_text(*errno)))
