@@ -7,7 +7,7 @@ use std::io;
 use std::sync::{Mutex, PoisonError};
 use zerocopy::IntoBytes as _;
 
-/// Takes each write of the reply, in order. An error fails the write.
+/// Takes each write of the reply, in order. An error fails the write; one of kind `InvalidData` ends the reply.
 pub type Sink = Box<dyn FnMut(&[u8]) -> io::Result<()> + Send>;
 
 /// Header, request and reply area of one run.
@@ -85,14 +85,16 @@ impl Disk for Control {
         let mut reply = self.reply.lock().map_err(|_| io::ErrorKind::BrokenPipe)?;
         let continues = !reply.broken && offset.checked_sub(REPLY_BASE) == Some(reply.len);
         let len = reply.len.checked_add(from.len()).filter(|&len| len <= self.reply_len_max);
-        let result = match len {
+        let (result, breaks) = match len {
             Some(len) if continues && from.len().is_multiple_of(SECTOR_LEN) => {
                 reply.len = len;
-                (reply.sink)(&from.to_vec())
+                let result = (reply.sink)(&from.to_vec());
+                let breaks = matches!(&result, Err(error) if error.kind() == io::ErrorKind::InvalidData);
+                (result, breaks)
             }
-            _ => Err(io::ErrorKind::InvalidInput.into()),
+            _ => (Err(io::ErrorKind::InvalidInput.into()), true),
         };
-        reply.broken |= result.is_err();
+        reply.broken |= breaks;
         result
     }
 
@@ -150,6 +152,16 @@ mod tests {
             assert!(control.is_broken());
             assert!(taken.lock().expect("not poisoned").is_empty());
         }
+    }
+
+    #[test]
+    fn what_the_host_could_not_do_is_no_fault_of_the_reply() {
+        let mut failing = true;
+        let once = move |_: &[u8]| if std::mem::take(&mut failing) { Err(io::Error::other("full")) } else { Ok(()) };
+        let control = Control::new([0; 16], b"", 4096, Box::new(once)).expect("short");
+        assert!(control.write(REPLY_BASE, &Memory::new(&[512], 1)).is_err());
+        assert!(!control.is_broken());
+        control.write(REPLY_BASE + 512, &Memory::new(&[512], 1)).expect("it goes on behind");
     }
 
     #[test]

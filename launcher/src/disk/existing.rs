@@ -1,6 +1,7 @@
 //! A file or block device that is there and is written to: `convert -n`.
 #![forbid(unsafe_code)]
 
+use super::copy::{self, Piece};
 use super::{Disk, Segments, check_range};
 use std::fs::File;
 use std::io;
@@ -59,6 +60,11 @@ impl Disk for ExistingFile {
 
     fn fd(&self) -> Option<BorrowedFd<'_>> {
         Some(self.file.as_fd())
+    }
+
+    fn copy_in(&self, offset: u64, from: Piece<'_>) -> io::Result<()> {
+        check_range(offset, from.len, self.sectors())?;
+        copy::to_file(self.file.as_fd(), offset, from)
     }
 
     /// It never becomes shorter.

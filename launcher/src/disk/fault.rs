@@ -1,6 +1,7 @@
 //! Disks that fail on purpose, for tests of everything above them.
 #![forbid(unsafe_code)]
 
+use super::copy::Piece;
 use super::{Disk, Segments};
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -15,7 +16,7 @@ pub struct Faulty<D> {
 }
 
 impl<D: Disk> Faulty<D> {
-    /// `disk`, but its request number `fails_at` (reads, writes and flushes counted from 0) fails.
+    /// `disk`, but its request number `fails_at` (reads, writes, flushes and copies counted from 0) fails.
     pub const fn new(disk: D, fails_at: u64) -> Self {
         Self { disk, fails_at, requests: AtomicU64::new(0) }
     }
@@ -51,6 +52,10 @@ impl<D: Disk> Disk for Faulty<D> {
 
     fn fd(&self) -> Option<BorrowedFd<'_>> {
         self.disk.fd()
+    }
+
+    fn copy_in(&self, offset: u64, from: Piece<'_>) -> io::Result<()> {
+        self.next()?.copy_in(offset, from)
     }
 
     fn finish(&self, len: u64) -> io::Result<()> {

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod control;
+pub mod copy;
 pub mod existing;
 pub mod fault;
 pub mod file;
@@ -75,6 +76,15 @@ pub trait Disk: Send + Sync {
     /// The file behind the disk, which the run keeps; `None` where there is no file.
     fn fd(&self) -> Option<BorrowedFd<'_>> {
         None
+    }
+
+    /// Copies content of another file here; the host's kernel does it where it can.
+    ///
+    /// # Errors
+    /// The host's, a range past [`Disk::sectors`], or a disk that is no output.
+    fn copy_in(&self, offset: u64, from: copy::Piece<'_>) -> io::Result<()> {
+        let _ = (offset, from);
+        Err(io::ErrorKind::Unsupported.into())
     }
 
     /// Sets the final length in bytes of an output, after a run that went well and flushed.

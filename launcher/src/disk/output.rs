@@ -1,6 +1,7 @@
 //! A file that a run makes.
 #![forbid(unsafe_code)]
 
+use super::copy::{self, Piece};
 use super::{Disk, Segments, check_range};
 use std::fs::File;
 use std::io;
@@ -74,6 +75,12 @@ impl Disk for OutputFile {
 
     fn fd(&self) -> Option<BorrowedFd<'_>> {
         Some(self.file.as_fd())
+    }
+
+    fn copy_in(&self, offset: u64, from: Piece<'_>) -> io::Result<()> {
+        check_range(offset, from.len, self.sectors())?;
+        self.empty()?;
+        copy::to_file(self.file.as_fd(), offset, from)
     }
 
     fn finish(&self, len: u64) -> io::Result<()> {

@@ -1,6 +1,7 @@
 //! A disk that is written no faster than asked: `convert -r`.
 #![forbid(unsafe_code)]
 
+use super::copy::Piece;
 use super::{Disk, Segments};
 use std::io;
 use std::num::NonZeroU64;
@@ -61,6 +62,11 @@ impl Disk for Throttled {
 
     fn fd(&self) -> Option<BorrowedFd<'_>> {
         self.disk.fd()
+    }
+
+    fn copy_in(&self, offset: u64, from: Piece<'_>) -> io::Result<()> {
+        self.wait(from.len);
+        self.disk.copy_in(offset, from)
     }
 
     fn finish(&self, len: u64) -> io::Result<()> {

@@ -5,6 +5,7 @@ use crate::disk::Disk;
 use crate::disk::control::Control;
 use crate::vmm::elf::Image;
 use crate::vmm::run::{LastWords, Prepared, Setup};
+use crate::vmm::sandbox::Calls;
 use crate::vmm::shared::Stop;
 use crate::vmm::{process, sandbox};
 use std::sync::Arc;
@@ -36,6 +37,6 @@ pub(super) fn run(
     // Silent about a kernel that lacks a layer: callers take any word on stderr for a failure; `doctor` tells.
     let _ = sandbox::close_doors(job.limits.largest_file).map_err(MachineError::Sandbox)?;
     machine.start_threads().map_err(MachineError::Host)?;
-    sandbox::filter_calls().map_err(MachineError::Sandbox)?;
+    sandbox::filter_calls(if job.copies() { Calls::AndCopies } else { Calls::Plain }).map_err(MachineError::Sandbox)?;
     Ok(machine.run())
 }

@@ -14,12 +14,13 @@ pub use reply::{Reply, ReplyFault};
 
 use crate::disk::Disk;
 use crate::disk::control::Control;
+use crate::disk::copy::Copier;
 use crate::vmm::elf::ElfError;
 use crate::vmm::run::{LastWords, PrepareError};
 use crate::vmm::sandbox::SandboxError;
 use crate::vmm::shared::Stop;
 use instar_abi::reply::{End, Frame};
-use instar_abi::request::Request;
+use instar_abi::request::{Op, Request};
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -38,6 +39,13 @@ pub struct Job<'a> {
     pub limits: Limits,
     /// How the guest sees its devices.
     pub transport: Transport,
+}
+
+impl Job<'_> {
+    /// Whether its guest may ask for copies.
+    fn copies(&self) -> bool {
+        matches!(&self.request.op, Op::Convert(convert) if convert.offload)
+    }
 }
 
 /// What a run may use up on the host's side.
@@ -99,7 +107,11 @@ pub fn run(job: &Job<'_>, on_frame: impl FnMut(Frame) + Send + 'static) -> Resul
     rustix::rand::getrandom(&mut nonce, rustix::rand::GetRandomFlags::empty())
         .map_err(|error| MachineError::Random(error.into()))?;
     let request = job.request.encode().map_err(|_| MachineError::RequestTooLong)?;
-    let reply = Arc::new(Mutex::new(Reply::new(on_frame)));
+    let mut reply = Reply::new(on_frame);
+    if job.copies() {
+        reply = reply.copying(Copier::new(&job.request.disks, &job.disks));
+    }
+    let reply = Arc::new(Mutex::new(reply));
     let sink = {
         let reply = Arc::clone(&reply);
         move |batch: &[u8]| reply.lock().unwrap_or_else(PoisonError::into_inner).take_batch(batch)

@@ -1,5 +1,6 @@
 //! What the guest says, frame by frame, held against the contract.
 
+use crate::disk::copy::{Copier, CopyError};
 use instar_abi::reply::{End, Frame, FrameError, decode_batch};
 use std::io;
 
@@ -14,6 +15,8 @@ pub enum ReplyFault {
     OutOfOrder,
     /// More done than there is, or less than before.
     Progress,
+    /// A copy that the job did not ask for, or between what it may not.
+    Copy,
 }
 
 /// The reply so far: what a guest wrote, frame by frame, until it ends or breaks the contract.
@@ -21,13 +24,21 @@ pub struct Reply {
     end: Option<End>,
     done: u64,
     fault: Option<ReplyFault>,
+    copier: Option<Copier>,
+    failed: Option<io::Error>, // what the host could not copy for this batch
     on_frame: Box<dyn FnMut(Frame) + Send>,
 }
 
 impl Reply {
     /// An empty reply; every frame but the last goes to `on_frame`.
     pub fn new(on_frame: impl FnMut(Frame) + Send + 'static) -> Self {
-        Self { end: None, done: 0, fault: None, on_frame: Box::new(on_frame) }
+        Self { end: None, done: 0, fault: None, copier: None, failed: None, on_frame: Box::new(on_frame) }
+    }
+
+    /// The same, of a job whose guest may ask for copies.
+    #[must_use]
+    pub fn copying(self, copier: Copier) -> Self {
+        Self { copier: Some(copier), ..self }
     }
 
     /// How the reply broke the contract; `None`: it did not, so far.
@@ -44,14 +55,19 @@ impl Reply {
     /// Takes one write of the guest's. After a fault, nothing more is taken.
     ///
     /// # Errors
-    /// The write, or one before it, broke the contract: see [`Reply::fault`].
+    /// The write, or one before it, broke the contract: see [`Reply::fault`]. Without a fault: the host could not make
+    /// the copies that it asks for.
     pub fn take_batch(&mut self, batch: &[u8]) -> io::Result<()> {
         if self.fault.is_none()
             && let Err(fault) = decode_batch(batch, |frame| self.take(frame))
         {
             self.fault.get_or_insert(ReplyFault::Frame(fault));
         }
-        if self.fault.is_some() { Err(io::ErrorKind::InvalidData.into()) } else { Ok(()) }
+        match (self.fault, self.failed.take()) {
+            (Some(_), _) => Err(io::ErrorKind::InvalidData.into()),
+            (None, Some(error)) => Err(io::Error::other(error)),
+            (None, None) => Ok(()),
+        }
     }
 
     fn take(&mut self, frame: Frame) {
@@ -66,6 +82,11 @@ impl Reply {
             Frame::Progress { done, total } if done > total || done < self.done => {
                 self.fault = Some(ReplyFault::Progress);
             }
+            Frame::Copy(ranges) => match self.copier.as_ref().map(|copier| copier.copy(&ranges)) {
+                Some(Ok(())) => {}
+                Some(Err(CopyError::Host(error))) => self.failed = Some(error),
+                Some(Err(CopyError::Forbidden)) | None => self.fault = Some(ReplyFault::Copy),
+            },
             frame => {
                 if let Frame::Progress { done, .. } = frame {
                     self.done = done;
@@ -79,7 +100,8 @@ impl Reply {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use instar_abi::reply::{encode_frame, pad_batch};
+    use instar_abi::reply::{CopyRange, encode_frame, pad_batch};
+    use instar_abi::request::DiskId;
     use std::sync::{Arc, Mutex};
 
     fn batch(frames: &[Frame]) -> Vec<u8> {
@@ -122,6 +144,19 @@ mod tests {
     fn progress_never_goes_back_or_beyond() {
         assert_eq!(fault_of(&[batch(&[progress(3, 2)])]), (Some(ReplyFault::Progress), 0));
         assert_eq!(fault_of(&[batch(&[progress(2, 3), progress(1, 3)])]), (Some(ReplyFault::Progress), 1));
+    }
+
+    #[test]
+    fn copies_are_made_only_for_jobs_that_asked_for_them() {
+        let range = CopyRange { from: DiskId(0), from_offset: 0, to: DiskId(1), to_offset: 0, len: 512 };
+        assert_eq!(fault_of(&[batch(&[Frame::Copy(vec![range])])]), (Some(ReplyFault::Copy), 0));
+        let copier = || Copier::new(&[], &[]);
+        let mut reply = Reply::new(|_| {}).copying(copier());
+        assert!(reply.take_batch(&batch(&[Frame::Copy(vec![range])])).is_err());
+        assert_eq!(reply.fault(), Some(ReplyFault::Copy));
+        let mut reply = Reply::new(|_| {}).copying(copier());
+        reply.take_batch(&batch(&[Frame::Copy(vec![])])).expect("nothing to copy");
+        assert_eq!(reply.fault(), None);
     }
 
     #[test]

@@ -141,11 +141,23 @@ const ALLOWED: [libc::c_long; 23] = [
     libc::SYS_writev,
 ];
 
+/// What serving a guest takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Calls {
+    /// Reading and writing.
+    Plain,
+    /// Also copies from file to file by the kernel.
+    AndCopies,
+}
+
 /// The filter: [`ALLOWED`], KVM's ioctls, and mappings that are not executable; all else ends the process.
-fn filter() -> Result<BpfProgram, seccompiler::BackendError> {
+fn filter(calls: Calls) -> Result<BpfProgram, seccompiler::BackendError> {
     let condition = |argument, op, value| SeccompCondition::new(argument, SeccompCmpArgLen::Qword, op, value);
     let mut rules: std::collections::BTreeMap<i64, Vec<SeccompRule>> =
         ALLOWED.iter().map(|&call| (call, Vec::new())).collect();
+    if calls == Calls::AndCopies {
+        rules.insert(libc::SYS_copy_file_range, Vec::new());
+    }
     let ioctls = kvm_call::ALL
         .iter()
         .map(|&call| SeccompRule::new(vec![condition(1, SeccompCmpOp::Eq, call)?]))
@@ -166,8 +178,8 @@ fn filter() -> Result<BpfProgram, seccompiler::BackendError> {
 ///
 /// # Errors
 /// The kernel has no seccomp, or a thread could not take the filter.
-pub fn filter_calls() -> Result<(), SandboxError> {
-    let program = filter().map_err(SandboxError::Filter)?;
+pub fn filter_calls(calls: Calls) -> Result<(), SandboxError> {
+    let program = filter(calls).map_err(SandboxError::Filter)?;
     seccompiler::apply_filter_all_threads(&program).map_err(SandboxError::Seccomp)
 }
 

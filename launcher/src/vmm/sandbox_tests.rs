@@ -10,9 +10,13 @@ const CASE: &str = "INSTAR_SANDBOX_CASE";
 
 /// Runs `attempt` after the lock-down in a child and returns the signal that ended it, or its exit code.
 fn after_lock_down(test: &str, attempt: impl FnOnce()) -> Result<i32, i32> {
+    after_lock_down_to(Calls::Plain, test, attempt)
+}
+
+fn after_lock_down_to(calls: Calls, test: &str, attempt: impl FnOnce()) -> Result<i32, i32> {
     if std::env::var_os(CASE).is_some() {
         close_doors(Some(1 << 20)).expect("landlock and limits");
-        filter_calls().expect("seccomp");
+        filter_calls(calls).expect("seccomp");
         attempt();
         // SAFETY: ends this process at once.
         unsafe { libc::_exit(0) }
@@ -56,7 +60,15 @@ forbidden! {
     unlinking_is_forbidden: libc::SYS_unlink, [c"/nowhere".as_ptr().addr(), 0, 0, 0];
     signals_to_others_are_forbidden: libc::SYS_kill, [1, 0, 0, 0];
     duplicating_a_descriptor_is_forbidden: libc::SYS_fcntl, [0, libc::F_DUPFD as usize, 0, 0];
+    copying_by_the_kernel_is_forbidden: libc::SYS_copy_file_range, [0, 0, 1, 0];
     io_uring_is_forbidden: libc::SYS_io_uring_setup, [1, 0, 0, 0];
+}
+
+#[test]
+fn copying_by_the_kernel_is_allowed_where_it_was_asked_for() {
+    let work = || call(libc::SYS_copy_file_range, [usize::MAX, 0, usize::MAX, 0]);
+    let name = "copying_by_the_kernel_is_allowed_where_it_was_asked_for";
+    assert_eq!(after_lock_down_to(Calls::AndCopies, name, work), Err(0));
 }
 
 #[test]

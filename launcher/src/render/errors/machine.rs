@@ -106,6 +106,7 @@ fn reply(fault: ReplyFault) -> String {
         ReplyFault::Frame(error) => format!("a frame can't be decoded ({error:?})"),
         ReplyFault::AfterEnd => "it went on after its end".to_owned(),
         ReplyFault::OutOfOrder => "it wrote its reply out of order or past its limit".to_owned(),
+        ReplyFault::Copy => "it asked for a copy that it may not have".to_owned(),
         ReplyFault::Progress => "its progress went backwards".to_owned(),
     }
 }
