@@ -14,6 +14,10 @@ use instar_abi::request::{DiskId, Given, HostExtent, LayerId, NeedKind, Request,
 /// A disk as all its layers give it, top first.
 pub struct Chain {
     layers: Vec<Layer>,
+    /// What the last failure of mapping concerns.
+    broken: Option<Range<u64>>,
+    /// Where the layer below the top one ends, where it is not in `layers`; 0: there is none.
+    below_len: u64,
 }
 
 struct Layer {
@@ -65,7 +69,32 @@ impl Chain {
             }
             layers.push(Layer { id, image, last: None });
         }
-        Ok(if needs.is_empty() { Resolved::Complete(Self { layers }) } else { Resolved::Incomplete(needs) })
+        Ok(if needs.is_empty() {
+            Resolved::Complete(Self { layers, broken: None, below_len: 0 })
+        } else {
+            Resolved::Incomplete(needs)
+        })
+    }
+
+    /// A layer alone, whatever is below it, for [`Chain::map_top`].
+    #[must_use]
+    pub fn top_alone(id: LayerId, image: Opened) -> Self {
+        let has_below = matches!(&image.driver, Driver::Qcow2(image) if image.backing().is_some());
+        let below_len = if has_below { u64::MAX } else { 0 };
+        Self { layers: Vec::from([Layer { id, image, last: None }]), broken: None, below_len }
+    }
+
+    /// Opens everything below an image; `None`: there is nothing.
+    ///
+    /// # Errors
+    /// As [`Chain::open`].
+    pub fn open_below(io: &mut dyn ReadAt, request: &Request, image: &Qcow2) -> Result<Option<Resolved>, Error> {
+        let mut needs = Vec::new();
+        match backing(request, image, &mut needs)? {
+            Some(top) => Self::open(io, request, top).map(Some),
+            None if needs.is_empty() => Ok(None),
+            None => Ok(Some(Resolved::Incomplete(needs))),
+        }
     }
 
     /// Makes an internal snapshot of the top layer what is mapped.
@@ -100,7 +129,9 @@ impl Chain {
                 // A shorter layer reads as zeros past its end.
                 return Ok(Mapped { extent: zeros(&range), layer: layer.id, depth });
             }
-            let extent = layer.map(io, start..end)?;
+            let extent = layer.map(io, start..end).inspect_err(|error| {
+                self.broken = layer.image.broken(start..end, error);
+            })?;
             if extent.kind != Kind::Hole {
                 return Ok(Mapped { extent: clip_to_host(io, extent), layer: layer.id, depth });
             }
@@ -108,6 +139,38 @@ impl Chain {
             mapped = Mapped { extent, layer: layer.id, depth };
         }
         Ok(mapped)
+    }
+
+    /// What the top layer has at `range`, from its start on: a hole where it owns nothing. The range is as for
+    /// [`Chain::map`].
+    ///
+    /// # Errors
+    /// The layer's.
+    ///
+    /// # Source
+    /// As `bdrv_block_status_above` of QEMU 10.0 with the layer below as the end: without one, or past its end, nothing
+    /// is zero.
+    pub fn map_top(&mut self, io: &mut dyn ReadAt, range: Range<u64>) -> Result<Mapped, Error> {
+        let below_len = self.layers.get(1).map_or(self.below_len, |below| below.image.virtual_size());
+        let Some(layer) = self.layers.first_mut() else {
+            return Ok(Mapped { extent: zeros(&range), layer: LayerId(0), depth: 0 });
+        };
+        let mut extent = layer.map(io, range.clone()).inspect_err(|error| {
+            self.broken = layer.image.broken(range, error);
+        })?;
+        if extent.kind == Kind::Hole {
+            match below_len.checked_sub(extent.start).filter(|len| *len > 0) {
+                Some(len) => extent.len = extent.len.min(len),
+                None => extent.kind = Kind::Zero,
+            }
+        }
+        Ok(Mapped { extent: clip_to_host(io, extent), layer: layer.id, depth: 0 })
+    }
+
+    /// What can't be mapped, after mapping has failed; `None`: the failure concerns more than a part of the disk.
+    #[must_use]
+    pub fn broken(&self) -> Option<Range<u64>> {
+        self.broken.clone()
     }
 }
 

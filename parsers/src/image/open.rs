@@ -46,6 +46,17 @@ pub fn open(io: &mut dyn ReadAt, id: LayerId, layer: &Layer) -> Result<Opened, E
     Ok(Opened { part, driver })
 }
 
+impl Opened {
+    /// What of `range` a failure to map its start concerns, from that start on; `None`: more than a part of the disk.
+    #[must_use]
+    pub fn broken(&self, range: Range<u64>, error: &Error) -> Option<Range<u64>> {
+        match &self.driver {
+            Driver::Raw(_) => None,
+            Driver::Qcow2(image) => image.broken(range, error),
+        }
+    }
+}
+
 impl Image for Opened {
     fn virtual_size(&self) -> u64 {
         match &self.driver {

@@ -8,6 +8,7 @@ use crate::codec::Decoder;
 use crate::image::{Codec, Kind};
 use alloc::vec;
 use alloc::vec::Vec;
+use core::ops::Range;
 use instar_abi::error::{CodecError, Error, Qcow2Error};
 use instar_abi::request::{Disk, DiskId};
 use instar_io::{Action, BlockRequest, SECTOR_LEN};
@@ -49,6 +50,8 @@ struct Stream {
     start: u64,
     end: u64,
     bytes: Vec<u8>,
+    /// What could not be read of it.
+    lost: Vec<Range<u64>>,
 }
 
 /// A stretch with the bytes that have come so far.
@@ -60,6 +63,8 @@ pub struct Filling {
     streams: Vec<Stream>,
     /// Reads that have not finished.
     pub reads_left: usize,
+    /// Parts of the disk that are zero because they could not be read.
+    pub lost: Vec<Range<u64>>,
 }
 
 impl Filling {
@@ -72,7 +77,7 @@ impl Filling {
         for _ in &stretch.units {
             units.push(buffers.take()?);
         }
-        let mut filling = Self { stretch, units, streams: Vec::new(), reads_left: 0 };
+        let mut filling = Self { stretch, units, streams: Vec::new(), reads_left: 0, lost: Vec::new() };
         filling.zero_gaps();
         let mut reads = Vec::new();
         // Pieces are copied out: reading them changes the units.
@@ -120,17 +125,52 @@ impl Filling {
         self.reads_left = self.reads_left.saturating_sub(1);
     }
 
-    /// Decodes the compressed pieces, once all reads have finished. `cluster` is scratch memory.
+    /// Notes what is lost of a read: `lost` counts from its first byte on. To be called before it is absorbed.
+    pub fn lose(&mut self, slots: &[Slot], segments: &[Vec<u8>], lost: &[Range<u64>]) {
+        let mut start = 0u64;
+        for (slot, segment) in slots.iter().zip(segments) {
+            let end = start.saturating_add(segment.len() as u64);
+            for range in lost.iter().filter(|range| range.start < end && start < range.end) {
+                let (from, to) =
+                    (range.start.max(start).saturating_sub(start), range.end.min(end).saturating_sub(start));
+                let shifted = |by: u64| by.saturating_add(from)..by.saturating_add(to);
+                match *slot {
+                    Slot::Unit(index) => {
+                        self.lost.extend(self.stretch.units.get(index).map(|unit| shifted(*unit)));
+                    }
+                    Slot::Part { skip, virtual_offset, len } => {
+                        let (skip, len) = (skip as u64, len as u64);
+                        let (from, to) = (from.saturating_sub(skip), to.saturating_sub(skip).min(len));
+                        if from < to {
+                            self.lost.push(virtual_offset.saturating_add(from)..virtual_offset.saturating_add(to));
+                        }
+                    }
+                    Slot::Stream(index) => {
+                        if let Some(stream) = self.streams.get_mut(index) {
+                            stream.lost.push(shifted(stream.start));
+                        }
+                    }
+                }
+            }
+            start = end;
+        }
+    }
+
+    /// Decodes the compressed pieces, once all reads have finished. `cluster` is scratch memory. To salvage is to
+    /// lose what does not decode.
     ///
     /// # Errors
     /// [`Qcow2Error::Compressed`].
-    pub fn decode(&mut self, decoder: &mut Decoder, cluster: &mut Vec<u8>) -> Result<(), Error> {
+    pub fn decode(&mut self, decoder: &mut Decoder, cluster: &mut Vec<u8>, salvage: bool) -> Result<(), Error> {
         for index in 0..self.stretch.pieces.len() {
             let Some(Piece { extent, layer }) = self.stretch.pieces.get(index).copied() else { break };
             let Kind::Encoded { disk, offset, len, codec, cluster_size, skip } = extent.kind else { continue };
             cluster.resize(usize::try_from(cluster_size).unwrap_or(0), 0);
             let result = self.decode_cluster(decoder, codec, (disk, offset, len), cluster);
-            if let Err(error) = result {
+            if result.is_err() && salvage {
+                cluster.fill(0);
+                self.lost.push(extent.start..extent.end());
+            } else if let Err(error) = result {
                 let virtual_offset = extent.start.saturating_sub(skip.into());
                 return Err(Error::Qcow2 { layer, error: Qcow2Error::Compressed { virtual_offset, offset, error } });
             }
@@ -156,6 +196,11 @@ impl Filling {
             // Two streams may share a sector; the one that goes on has the whole cluster.
             .max_by_key(|stream| stream.end)
             .ok_or(CodecError::Stream)?;
+        // What is read as zeros in its place might decode to anything.
+        let end = offset.saturating_add(len.into());
+        if stream.lost.iter().any(|lost| lost.start < end && offset < lost.end) {
+            return Err(CodecError::Stream);
+        }
         let from = usize::try_from(offset.saturating_sub(stream.start)).unwrap_or(usize::MAX);
         let to = from.saturating_add(usize::try_from(len).unwrap_or(0)).min(stream.bytes.len());
         decoder.decode(codec, stream.bytes.get(from..to).unwrap_or_default(), cluster)
@@ -224,7 +269,7 @@ impl Filling {
                 return;
             }
         }
-        self.streams.push(Stream { disk, start, end: end.max(start), bytes: Vec::new() });
+        self.streams.push(Stream { disk, start, end: end.max(start), bytes: Vec::new(), lost: Vec::new() });
     }
 
     /// Copies bytes of the disk into the units they belong to.

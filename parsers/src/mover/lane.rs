@@ -2,6 +2,7 @@
 
 use super::buffers::Buffers;
 use super::filling::{Filling, Slot};
+use super::salvage::{Reread, reread};
 use super::shared::Shared;
 use super::target::{Kept, Writes};
 use super::{BUFFERS_MAX, STRETCH_UNITS};
@@ -11,7 +12,7 @@ use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::vec::Vec;
 use instar_abi::error::Error;
 use instar_abi::reply::{Frame, encode_frame, pad_batch};
-use instar_io::{Blocks, Completion, Token};
+use instar_io::{BlockError, Blocks, Completion, Token};
 
 /// A lane at work.
 pub struct Lane<'a, 'q, B: Blocks> {
@@ -62,7 +63,8 @@ impl<'a, 'q, B: Blocks> Lane<'a, 'q, B> {
             while filling.reads_left > 0 {
                 self.finish_one(Some(&mut filling))?;
             }
-            filling.decode(&mut self.decoder, &mut self.cluster)?;
+            filling.decode(&mut self.decoder, &mut self.cluster, self.shared.salvage)?;
+            self.shared.lose(core::mem::take(&mut filling.lost));
             self.keep(filling)?;
             self.start_writes()?;
             self.wait_for_clusters(self.shared.waiting_max)?;
@@ -149,6 +151,7 @@ impl<'a, 'q, B: Blocks> Lane<'a, 'q, B> {
     }
 
     fn submit(&mut self, writes: Writes) -> Result<(), Error> {
+        self.shared.add_copies(writes.copies);
         for request in writes.content {
             self.queue.submit(request)?;
             self.writes_left = self.writes_left.saturating_add(1);
@@ -170,9 +173,17 @@ impl<'a, 'q, B: Blocks> Lane<'a, 'q, B> {
     fn absorb(&mut self, completion: Completion, filling: Option<&mut Filling>) -> Result<(), Error> {
         let slots = self.reads.remove(&completion.token);
         let is_table = self.tables.remove(&completion.token);
-        let segments = outcome(completion)?;
+        let Reread { segments, lost } = match completion.result {
+            Err(BlockError::Io) if self.shared.salvage && slots.is_some() => {
+                reread(&mut self.queue, completion.request)?
+            }
+            _ => Reread { segments: outcome(completion)?, lost: Vec::new() },
+        };
         match (slots, filling) {
-            (Some(slots), Some(filling)) => filling.absorb(&slots, segments),
+            (Some(slots), Some(filling)) => {
+                filling.lose(&slots, &segments, &lost);
+                filling.absorb(&slots, segments);
+            }
             // Reads are in flight only while there is a stretch that they fill.
             (Some(_), None) => {}
             (None, _) => {

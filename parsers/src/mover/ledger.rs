@@ -4,11 +4,13 @@
 //! handed out as soon as all stretches before have been deposited. So a lane that the host does not run for a while holds up the others only
 //! when they are [`super::WAITING_MAX`] stretches ahead.
 
+use super::stretch::Mark;
 use crate::qcow2::create::{Placed, Writer};
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use core::ops::Range;
 use instar_abi::error::Error;
+use instar_abi::request::DiskId;
 
 /// Content that needs a place.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,6 +19,19 @@ pub enum Content {
     Plain(Range<u64>),
     /// The compressed cluster at a place of the disk.
     Stream(u64, Vec<u8>),
+    /// A range of the disk without bytes.
+    Marked(Range<u64>, Mark),
+}
+
+impl Content {
+    /// Where it starts in the disk.
+    #[must_use]
+    pub const fn start(&self) -> u64 {
+        match self {
+            Self::Plain(range) | Self::Marked(range, _) => range.start,
+            Self::Stream(start, _) => *start,
+        }
+    }
 }
 
 /// The places of a stretch.
@@ -24,8 +39,10 @@ pub enum Content {
 pub struct Places {
     /// One for each plain range.
     pub placed: Vec<Placed>,
-    /// Streams, and tables that they completed.
-    pub packed: Vec<(u64, Vec<u8>)>,
+    /// Streams, and tables that they or marks completed.
+    pub complete: Vec<(u64, Vec<u8>)>,
+    /// What the launcher copies: from, first byte there, first byte of the target, bytes.
+    pub copies: Vec<(DiskId, u64, u64, u64)>,
 }
 
 /// Deposits and what has come of them.
@@ -57,10 +74,20 @@ impl Ledger {
             for content in content {
                 match content {
                     Content::Plain(range) => places.placed.push(self.writer.place(range)?),
-                    Content::Stream(start, stream) => self.writer.pack(start, &stream, &mut places.packed)?,
+                    Content::Stream(start, stream) => self.writer.pack(start, &stream, &mut places.complete)?,
+                    Content::Marked(range, Mark::Zero) => self.writer.zero(range, &mut places.complete)?,
+                    Content::Marked(range, Mark::Reserved) => self.writer.reserve(range, &mut places.complete)?,
+                    Content::Marked(range, Mark::Copy { disk, mut offset }) => {
+                        let placed = self.writer.place(range)?;
+                        places.complete.extend(placed.tables);
+                        for (at, len) in placed.parts {
+                            places.copies.push((disk, offset, at, len));
+                            offset = offset.saturating_add(len);
+                        }
+                    }
                 }
             }
-            places.packed.extend(self.writer.whole_sectors());
+            places.complete.extend(self.writer.whole_sectors());
             self.placed.insert(self.next, places);
             self.next = self.next.saturating_add(1);
         }
@@ -84,7 +111,7 @@ mod tests {
     use super::*;
     use crate::qcow2::create::Layout;
     use crate::store::Budget;
-    use instar_abi::request::{self, DiskId, Qcow2Options};
+    use instar_abi::request::{self, Qcow2Options};
 
     fn ledger() -> Ledger {
         let given = request::Budget { heap_bytes: 1 << 20, read_bytes: 0, steps: 0, depth: 0 };

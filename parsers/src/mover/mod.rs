@@ -12,16 +12,20 @@
 
 mod buffers;
 mod filling;
+mod granules;
 mod lane;
 mod ledger;
+mod loss;
+mod salvage;
 mod shared;
 mod stretch;
 mod target;
 mod zero;
 
 pub use ledger::Ledger;
+pub use loss::LOSSES_MAX;
 pub use shared::{Moved, run};
-pub use stretch::Source;
+pub use stretch::{Mark, Source, Wanted, Zeros};
 pub use target::{Format, Target};
 
 /// A unit: buffer and alignment of a stretch, 64 KiB. A target's clusters may be smaller or larger.

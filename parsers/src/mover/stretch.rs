@@ -1,12 +1,14 @@
 //! What lanes take: the next units of the disk that hold data.
 
+use super::loss::{Losses, Patient};
 use super::{STRETCH_UNITS, UNIT};
 use crate::align;
 use crate::image::{Chain, Extent, Kind, Mapped};
 use crate::store::{Budget, Cache, Queue, ReadAt, Store};
 use alloc::vec::Vec;
+use core::ops::Range;
 use instar_abi::error::Error;
-use instar_abi::request::{Disk, LayerId};
+use instar_abi::request::{Disk, DiskId, LayerId};
 use instar_io::Blocks;
 
 /// A part of a stretch: data or encoded, from one layer.
@@ -18,8 +20,24 @@ pub struct Piece {
     pub layer: LayerId,
 }
 
+/// What a target makes of a range without its bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mark {
+    /// It reads as zeros, whatever is below.
+    Zero,
+    /// It is given clusters, and nothing is written.
+    Reserved,
+    /// It is given clusters, and the launcher copies it.
+    Copy {
+        /// From this disk.
+        disk: DiskId,
+        /// First byte there, a whole sector.
+        offset: u64,
+    },
+}
+
 /// Units of the disk with what is in them.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Stretch {
     /// Counts from 0 in the order of the disk.
     pub number: u64,
@@ -27,41 +45,141 @@ pub struct Stretch {
     pub units: Vec<u64>,
     /// Ascending; each lies within consecutive units. What no piece covers is zero.
     pub pieces: Vec<Piece>,
+    /// The parts of the units that belong to the stretch, ascending; none: all of them do.
+    pub covered: Vec<Range<u64>>,
+    /// Ranges beside the covered ones, ascending.
+    pub marks: Vec<(Range<u64>, Mark)>,
+}
+
+/// What becomes of zeros.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Zeros {
+    /// Nothing: the target reads as zeros where nothing is.
+    Skip,
+    /// They are moved like data.
+    Move,
+    /// They are marked.
+    Mark(Mark),
+}
+
+/// What a target wants to know of the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// What becomes of zeros.
+    pub zeros: Zeros,
+    /// What is placed as a whole, in bytes, where it matters what belongs to the disk and what does not.
+    pub granule: Option<u64>,
+    /// Most bytes of marks in a stretch, whole granules.
+    pub marks_len_max: u64,
+    /// Whether what no layer of the source owns is given clusters.
+    pub reserve: bool,
+    /// Whether the launcher copies what lies on a disk as it is.
+    pub offload: bool,
+    /// Whether content that can't be read is zero.
+    pub salvage: bool,
+}
+
+impl Wanted {
+    /// For a target that reads as zeros where nothing is written.
+    #[must_use]
+    pub const fn flat(zeros: Zeros) -> Self {
+        Self { zeros, granule: None, marks_len_max: u64::MAX, reserve: false, offload: false, salvage: false }
+    }
+}
+
+/// A part of the disk: all of a chain, or the rest of one.
+struct Placed {
+    /// First byte in the disk.
+    start: u64,
+    /// What that byte is in the chain.
+    from: u64,
+    chain: Chain,
+    /// Only what the top layer owns counts.
+    is_top_only: bool,
 }
 
 /// The disk, as far as it has not been taken.
 pub struct Source {
-    /// The chains, one behind the other: where each starts.
-    chains: Vec<(u64, Chain)>,
+    /// Ascending.
+    chains: Vec<Placed>,
+    /// What shows where the source owns nothing.
+    base: Option<Chain>,
+    /// From here on what shows there is zero.
+    base_len: u64,
     cache: Cache,
     budget: Budget,
-    virtual_size: u64,
-    /// Whether zeros are moved like data.
-    zeros_too: bool,
-    next: u64,
-    number: u64,
+    pub(super) virtual_size: u64,
+    pub(super) wanted: Wanted,
+    pub(super) next: u64,
+    pub(super) number: u64,
     /// An extent that starts at `next`.
-    pending: Option<(Extent, LayerId)>,
+    pub(super) pending: Option<(Extent, LayerId)>,
+    /// What could not be read.
+    pub losses: Losses,
 }
 
 impl Source {
-    /// The whole disks of chains, one behind the other.
+    /// A disk of no length.
     #[must_use]
-    pub fn new(chains: Vec<Chain>, budget: Budget, zeros_too: bool) -> Self {
-        let mut virtual_size = 0u64;
-        let mut placed = Vec::with_capacity(chains.len());
-        for chain in chains {
-            let start = virtual_size;
-            virtual_size = virtual_size.saturating_add(chain.virtual_size());
-            placed.push((start, chain));
+    pub fn new(budget: Budget, wanted: Wanted) -> Self {
+        Self {
+            chains: Vec::new(),
+            base: None,
+            base_len: u64::MAX,
+            cache: Cache::new(),
+            budget,
+            virtual_size: 0,
+            wanted,
+            next: 0,
+            number: 0,
+            pending: None,
+            losses: Losses::default(),
         }
-        Self { chains: placed, cache: Cache::new(), budget, virtual_size, zeros_too, next: 0, number: 0, pending: None }
+    }
+
+    /// With the whole disk of a chain behind what there is.
+    #[must_use]
+    pub fn then(mut self, chain: Chain) -> Self {
+        let start = self.virtual_size;
+        self.virtual_size = start.saturating_add(chain.virtual_size());
+        self.chains.push(Placed { start, from: 0, chain, is_top_only: false });
+        self
+    }
+
+    /// With what the top layer of a chain owns behind what there is.
+    #[must_use]
+    pub fn then_top_of(mut self, chain: Chain) -> Self {
+        let start = self.virtual_size;
+        self.virtual_size = start.saturating_add(chain.virtual_size());
+        self.chains.push(Placed { start, from: 0, chain, is_top_only: true });
+        self
+    }
+
+    /// With what the top layer of a longer chain owns, from the end of what there is on.
+    #[must_use]
+    pub fn then_rest_of(mut self, chain: Chain) -> Self {
+        let start = self.virtual_size;
+        self.virtual_size = start.max(chain.virtual_size());
+        self.chains.push(Placed { start, from: start, chain, is_top_only: true });
+        self
+    }
+
+    /// With `base` below: it shows where the source owns nothing, and from `base_len` on that is zero.
+    #[must_use]
+    pub fn above(mut self, base: Option<Chain>, base_len: u64) -> Self {
+        (self.base, self.base_len) = (base, base_len);
+        self
     }
 
     /// Bytes of the disk that have been taken or passed over.
     #[must_use]
     pub const fn passed(&self) -> u64 {
         self.next
+    }
+
+    /// Whether the end has been reached.
+    pub const fn is_empty(&self) -> bool {
+        self.next >= self.virtual_size
     }
 
     /// Takes the next units, whole groups of `group` bytes, a power of two; `None` at the end of the disk.
@@ -74,21 +192,26 @@ impl Source {
         disks: &[Disk],
         group: u64,
     ) -> Result<Option<Stretch>, Error> {
-        let mut stretch = Stretch { number: self.number, units: Vec::new(), pieces: Vec::new() };
-        while let Some((extent, layer)) = self.extent(queue, disks)? {
-            if !self.add(&mut stretch, extent, layer, group) {
-                break;
+        let mut stretch = Stretch { number: self.number, ..Stretch::default() };
+        match self.wanted.granule {
+            Some(granule) => self.take_granules(&mut stretch, queue, disks, granule, group)?,
+            None => {
+                while let Some((extent, layer)) = self.extent(queue, disks)? {
+                    if !self.add(&mut stretch, extent, layer, group) {
+                        break;
+                    }
+                }
             }
         }
-        if stretch.units.is_empty() {
+        if stretch.units.is_empty() && stretch.marks.is_empty() {
             return Ok(None);
         }
         self.number = self.number.saturating_add(1);
         Ok(Some(stretch))
     }
 
-    /// The extent at `next`; `None` at the end of the disk.
-    fn extent<B: Blocks>(
+    /// The extent at `next`, a hole where the source owns nothing; `None` at the end of the disk.
+    pub(super) fn extent<B: Blocks>(
         &mut self,
         queue: &mut Queue<'_, B>,
         disks: &[Disk],
@@ -100,45 +223,120 @@ impl Source {
             return Ok(Some(pending));
         }
         let mut store = Store { queue, cache: &mut self.cache, budget: &mut self.budget, disks };
-        let io: &mut dyn ReadAt = &mut store;
+        let mut patient = Patient(&mut store);
+        let io: &mut dyn ReadAt = if self.wanted.salvage { &mut patient } else { patient.0 };
         // Empty chains start where the next one does: the last one of them has the bytes.
-        let after = self.chains.partition_point(|(start, _)| *start <= self.next);
-        let Some((start, chain)) = after.checked_sub(1).and_then(|index| self.chains.get_mut(index)) else {
+        let after = self.chains.partition_point(|placed| placed.start <= self.next);
+        let Some(placed) = after.checked_sub(1).and_then(|index| self.chains.get_mut(index)) else {
             return Ok(None);
         };
-        let end = chain.virtual_size();
-        let Mapped { extent, layer, .. } = chain.map(io, self.next.saturating_sub(*start)..end)?;
-        Ok(Some((Extent { start: self.next, ..extent }, layer)))
+        let at = self.next.saturating_sub(placed.start).saturating_add(placed.from);
+        let range = at..placed.chain.virtual_size();
+        let mapped = if placed.is_top_only { placed.chain.map_top(io, range) } else { placed.chain.map(io, range) };
+        let (mut extent, layer) = match mapped {
+            Ok(Mapped { extent, layer, .. }) => (extent, layer),
+            Err(error) => match placed.chain.broken().filter(|_| self.wanted.salvage) {
+                Some(range) => {
+                    let start = self.next;
+                    let len = range.end.saturating_sub(range.start);
+                    self.losses.add(start..start.saturating_add(len));
+                    (Extent { start, len, kind: Kind::Zero }, LayerId(0))
+                }
+                None => return Err(error),
+            },
+        };
+        extent.start = self.next;
+        if !placed.is_top_only && extent.kind == Kind::Hole {
+            extent.kind = Kind::Zero;
+        }
+        if extent.kind == Kind::Zero && self.base_len < extent.end() {
+            // What shows there is zero anyway.
+            match self.base_len.checked_sub(extent.start).filter(|len| *len > 0) {
+                Some(len) => extent.len = len,
+                None => extent.kind = Kind::Hole,
+            }
+        }
+        Ok(Some((extent, layer)))
+    }
+
+    /// What shows in `range`, where the source owns nothing: pieces of data, nothing where it is zero.
+    pub(super) fn show<B: Blocks>(
+        &mut self,
+        queue: &mut Queue<'_, B>,
+        disks: &[Disk],
+        range: Range<u64>,
+        pieces: &mut Vec<Piece>,
+    ) -> Result<(), Error> {
+        let Some(base) = &mut self.base else { return Ok(()) };
+        let mut store = Store { queue, cache: &mut self.cache, budget: &mut self.budget, disks };
+        let mut patient = Patient(&mut store);
+        let io: &mut dyn ReadAt = if self.wanted.salvage { &mut patient } else { patient.0 };
+        let end = range.end.min(base.virtual_size());
+        let mut at = range.start;
+        while at < end {
+            let (extent, layer) = match base.map(io, at..end) {
+                Ok(Mapped { extent, layer, .. }) => (extent, layer),
+                Err(error) => match base.broken().filter(|_| self.wanted.salvage) {
+                    Some(range) => {
+                        self.losses.add(range.clone());
+                        let len = range.end.saturating_sub(range.start);
+                        (Extent { start: at, len, kind: Kind::Zero }, LayerId(0))
+                    }
+                    None => return Err(error),
+                },
+            };
+            at = extent.end();
+            if matches!(extent.kind, Kind::Data { .. } | Kind::Encoded { .. }) {
+                pieces.push(Piece { extent, layer });
+            }
+        }
+        Ok(())
     }
 
     /// Adds as much of an extent as fits, and keeps the rest; whether more may fit.
     fn add(&mut self, stretch: &mut Stretch, extent: Extent, layer: LayerId, group: u64) -> bool {
         let is_zero = matches!(extent.kind, Kind::Zero | Kind::Hole);
-        if is_zero && !self.zeros_too {
+        if is_zero && self.wanted.zeros != Zeros::Move {
             self.next = extent.end();
             return true;
         }
-        // A group that the stretch already has may take more; then as many as are left.
-        let taken = stretch.units.last().map_or(0, |last| last.saturating_add(UNIT));
-        let mut unit = align::down(extent.start, group).max(taken);
-        let room = (STRETCH_UNITS as u64).saturating_mul(UNIT).max(group);
-        let room = room.saturating_sub((stretch.units.len() as u64).saturating_mul(UNIT));
-        let end = unit.saturating_add(align::down(room, group));
+        let end = stretch.room_end(extent.start, group);
         if extent.start >= end {
             self.pending = Some((extent, layer));
             return false;
         }
         let (piece, rest) = extent.split(end.saturating_sub(extent.start));
-        let piece_end = align::up(piece.end(), group).unwrap_or(u64::MAX);
-        while unit < piece_end {
-            stretch.units.push(unit);
-            unit = unit.saturating_add(UNIT);
-        }
+        stretch.add_units(piece.start..piece.end(), group);
         if !is_zero {
             stretch.pieces.push(Piece { extent: piece, layer });
         }
         self.next = piece.end();
         self.pending = rest.map(|rest| (rest, layer));
         rest.is_none()
+    }
+}
+
+impl Stretch {
+    /// The first unit that `at` may add: a group that the stretch already has may take more.
+    fn first_unit(&self, at: u64, group: u64) -> u64 {
+        let taken = self.units.last().map_or(0, |last| last.saturating_add(UNIT));
+        align::down(at, group).max(taken)
+    }
+
+    /// Where content that starts at `at` must end to fit; at most `at` where none fits.
+    pub(super) fn room_end(&self, at: u64, group: u64) -> u64 {
+        let room = (STRETCH_UNITS as u64).saturating_mul(UNIT).max(group);
+        let room = room.saturating_sub((self.units.len() as u64).saturating_mul(UNIT));
+        self.first_unit(at, group).saturating_add(align::down(room, group))
+    }
+
+    /// Adds the units of a range that fits.
+    pub(super) fn add_units(&mut self, range: Range<u64>, group: u64) {
+        let mut unit = self.first_unit(range.start, group);
+        let end = align::up(range.end, group).unwrap_or(u64::MAX);
+        while unit < end {
+            self.units.push(unit);
+            unit = unit.saturating_add(UNIT);
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::UNIT;
 use super::ledger::{Content, Ledger};
-use super::stretch::Stretch;
+use super::stretch::{Mark, Stretch, Zeros};
 use super::zero::{data_runs, is_zero};
 use crate::align;
 use crate::codec::Encoder;
@@ -11,6 +11,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 use core::ops::Range;
 use instar_abi::error::{Error, WriteError};
+use instar_abi::reply::CopyRange;
 use instar_abi::request::DiskId;
 use instar_io::{Action, BlockRequest, SECTOR_LEN};
 use spin::Mutex;
@@ -32,6 +33,10 @@ pub struct Target {
     pub sparse_len: u32,
     /// Its format.
     pub format: Format,
+    /// What zeros become that are found only after reading.
+    pub zeros: Zeros,
+    /// What its stretches are made of where it matters what belongs to them, in bytes.
+    pub granule: Option<u64>,
 }
 
 /// What differs between formats.
@@ -44,6 +49,8 @@ pub enum Format {
         granule: u64,
         /// Bytes of a cluster, where clusters are compressed.
         compress: Option<u64>,
+        /// The external data file.
+        data_disk: Option<DiskId>,
         /// Who gets which.
         ledger: Box<Mutex<Ledger>>,
     },
@@ -53,6 +60,8 @@ pub enum Format {
 pub struct Kept {
     number: u64,
     units: Vec<KeptUnit>,
+    /// What the launcher copies, where no ledger knows of it.
+    copies: Vec<CopyRange>,
 }
 
 /// A unit, and the parts of it that are written.
@@ -68,6 +77,8 @@ pub struct Writes {
     pub content: Vec<BlockRequest>,
     /// Tables that are complete: their buffers are not.
     pub tables: Vec<BlockRequest>,
+    /// What the launcher is to copy.
+    pub copies: Vec<CopyRange>,
 }
 
 fn write(disk: DiskId, offset: u64, bytes: Vec<u8>) -> BlockRequest {
@@ -108,12 +119,13 @@ impl Joined {
 }
 
 impl Target {
-    /// What a stretch is made of, in bytes: a cluster that is compressed is in one stretch.
+    /// What a stretch is made of, in bytes: a cluster that is compressed, or a granule, is in one stretch.
     pub fn group(&self) -> u64 {
-        match &self.format {
-            Format::Qcow2 { compress: Some(cluster_size), .. } => (*cluster_size).max(UNIT),
-            _ => UNIT,
-        }
+        let compress = match &self.format {
+            Format::Qcow2 { compress: Some(cluster_size), .. } => *cluster_size,
+            _ => 0,
+        };
+        compress.max(self.granule.unwrap_or(0)).max(UNIT)
     }
 
     /// Decides which parts of a stretch are written; the buffers of units without any go to `unused`.
@@ -122,34 +134,82 @@ impl Target {
     /// [`WriteError::Capacity`].
     pub fn keep(
         &self,
-        stretch: Stretch,
+        mut stretch: Stretch,
         units: Vec<Vec<u8>>,
         encoder: &mut Encoder,
         unused: &mut Vec<Vec<u8>>,
     ) -> Result<Kept, Error> {
-        if let Format::Qcow2 { compress: Some(cluster_size), ledger, .. } = &self.format {
-            let (kept, content) = self.compress(stretch, units, *cluster_size, encoder, unused);
-            ledger.lock().deposit(kept.number, content)?;
+        let (covered, marks) = (core::mem::take(&mut stretch.covered), core::mem::take(&mut stretch.marks));
+        let Format::Qcow2 { compress, ledger, .. } = &self.format else {
+            let mut kept = self.keep_plain(stretch, units, &covered, unused)?;
+            kept.copies = marks.iter().filter_map(|(range, mark)| self.copy(range, *mark)).collect();
             return Ok(kept);
+        };
+        let (kept, mut content) = match compress {
+            Some(cluster_size) => self.compress(stretch, units, &covered, *cluster_size, encoder, unused),
+            None => {
+                let kept = self.keep_plain(stretch, units, &covered, unused)?;
+                let at = |unit: &KeptUnit, at: usize| unit.start.saturating_add(at as u64);
+                let plain = |unit, run: &Range<usize>| Content::Plain(at(unit, run.start)..at(unit, run.end));
+                let content = kept.units.iter().flat_map(|unit| unit.runs.iter().map(move |run| plain(unit, run)));
+                let content = content.collect();
+                (kept, content)
+            }
+        };
+        if let (Zeros::Mark(mark), Some(granule)) = (self.zeros, self.granule) {
+            let empty = empty_parts(&covered, &content, granule);
+            content.extend(empty.into_iter().map(|range| Content::Marked(range, mark)));
         }
-        let mut kept = Kept { number: stretch.number, units: Vec::with_capacity(units.len()) };
+        content.extend(marks.into_iter().map(|(range, mark)| Content::Marked(range, mark)));
+        content.sort_by_key(Content::start);
+        ledger.lock().deposit(kept.number, content)?;
+        Ok(kept)
+    }
+
+    /// Keeps those parts of units that are written as they are.
+    fn keep_plain(
+        &self,
+        stretch: Stretch,
+        units: Vec<Vec<u8>>,
+        covered: &[Range<u64>],
+        unused: &mut Vec<Vec<u8>>,
+    ) -> Result<Kept, Error> {
+        let mut kept = Kept { number: stretch.number, units: Vec::with_capacity(units.len()), copies: Vec::new() };
         for (start, bytes) in stretch.units.into_iter().zip(units) {
-            let runs = self.runs(start, &bytes)?;
+            let runs = if self.granule.is_some() {
+                self.covered_runs(start, &bytes, covered)?
+            } else {
+                self.runs(start, &bytes)?
+            };
             if runs.is_empty() {
                 unused.push(bytes);
             } else {
                 kept.units.push(KeptUnit { start, bytes, runs });
             }
         }
-        if let Format::Qcow2 { ledger, .. } = &self.format {
-            let on_disk = |unit: &KeptUnit, run: &Range<usize>| {
-                unit.start.saturating_add(run.start as u64)..unit.start.saturating_add(run.end as u64)
-            };
-            let on_disk = |unit, run| Content::Plain(on_disk(unit, run));
-            let content = kept.units.iter().flat_map(|unit| unit.runs.iter().map(move |run| on_disk(unit, run)));
-            ledger.lock().deposit(kept.number, content.collect())?;
-        }
         Ok(kept)
+    }
+
+    fn copy(&self, range: &Range<u64>, mark: Mark) -> Option<CopyRange> {
+        let Mark::Copy { disk: from, offset: from_offset } = mark else { return None };
+        let len = range.end.saturating_sub(range.start);
+        Some(CopyRange { from, from_offset, to: self.disk, to_offset: range.start, len })
+    }
+
+    /// As [`Target::runs`], of the covered parts of a unit only.
+    fn covered_runs(&self, start: u64, bytes: &[u8], covered: &[Range<u64>]) -> Result<Vec<Range<usize>>, Error> {
+        let end = start.saturating_add(bytes.len() as u64);
+        let within = |at: u64| usize::try_from(at.clamp(start, end).saturating_sub(start)).unwrap_or(0);
+        let mut all = Vec::new();
+        let first = covered.partition_point(|range| range.end <= start);
+        for range in covered.get(first..).unwrap_or_default().iter().take_while(|range| range.start < end) {
+            let (from, to) = (within(range.start), within(range.end));
+            let to = to.next_multiple_of(SECTOR_LEN as usize);
+            let part = bytes.get(from..to).unwrap_or_default();
+            let runs = self.runs(start.saturating_add(from as u64), part)?;
+            all.extend(runs.into_iter().map(|run| from.saturating_add(run.start)..from.saturating_add(run.end)));
+        }
+        Ok(all)
     }
 
     /// Compresses a stretch cluster by cluster; units are kept for what does not become smaller.
@@ -157,12 +217,14 @@ impl Target {
         &self,
         stretch: Stretch,
         units: Vec<Vec<u8>>,
+        covered: &[Range<u64>],
         cluster_size: u64,
         encoder: &mut Encoder,
         unused: &mut Vec<Vec<u8>>,
     ) -> (Kept, Vec<Content>) {
-        let mut kept = Kept { number: stretch.number, units: Vec::new() };
+        let mut kept = Kept { number: stretch.number, units: Vec::new(), copies: Vec::new() };
         let mut content = Vec::new();
+        let is_covered = |start: u64| self.granule.is_none() || covered.iter().any(|range| range.contains(&start));
         let len = usize::try_from(cluster_size.min(UNIT)).unwrap_or(usize::MAX);
         let units_of_cluster = usize::try_from(cluster_size.div_ceil(UNIT)).unwrap_or(1).max(1);
         let mut units = stretch.units.into_iter().zip(units).peekable();
@@ -173,7 +235,8 @@ impl Target {
                 for (index, cluster) in unit.chunks(len).enumerate() {
                     let at = index.saturating_mul(len);
                     let start = start.saturating_add(at as u64);
-                    if start >= self.virtual_size || (self.sparse_len != 0 && is_zero(cluster)) {
+                    let is_skipped = start >= self.virtual_size || !is_covered(start);
+                    if is_skipped || (self.sparse_len != 0 && is_zero(cluster)) {
                         continue;
                     }
                     content.push(match encoder.encode(cluster) {
@@ -211,29 +274,32 @@ impl Target {
         (kept, content)
     }
 
-    /// The parts of a unit that are written, whole granules of the format.
+    /// The parts of a unit or of a part of one that are written, whole granules of the format.
     fn runs(&self, start: u64, bytes: &[u8]) -> Result<Vec<Range<usize>>, Error> {
         let left = self.virtual_size.saturating_sub(start);
-        let granule = match &self.format {
+        let room = bytes.len() as u64;
+        let (granule, rounding) = match &self.format {
             Format::Raw => {
-                let end = start.saturating_add(left.min(UNIT));
+                let end = start.saturating_add(left.min(room));
                 if end > self.capacity {
                     return Err(Error::Write(WriteError::Capacity { disk: self.disk, end }));
                 }
-                SECTOR_LEN
+                (SECTOR_LEN, SECTOR_LEN)
             }
-            Format::Qcow2 { granule, .. } => (*granule).min(UNIT),
+            // A data file ends with the disk.
+            Format::Qcow2 { granule, data_disk: Some(_), .. } => ((*granule).min(UNIT), SECTOR_LEN),
+            Format::Qcow2 { granule, .. } => ((*granule).min(UNIT), (*granule).min(UNIT)),
         };
-        let len = usize::try_from(align::up(left, granule).unwrap_or(left).min(UNIT)).unwrap_or(0);
+        let len = usize::try_from(align::up(left, rounding).unwrap_or(left).min(room)).unwrap_or(0);
         let bytes = bytes.get(..len).unwrap_or_default();
         if self.sparse_len == 0 {
             return Ok(Vec::from_iter((len > 0).then_some(0..len)));
         }
-        if granule == UNIT {
+        if granule >= room {
             return Ok(Vec::from_iter((!is_zero(bytes)).then_some(0..len)));
         }
         let runs = data_runs(bytes, usize::try_from(self.sparse_len).unwrap_or(usize::MAX));
-        Ok(to_granules(runs, usize::try_from(granule).unwrap_or(usize::MAX)))
+        Ok(to_granules(runs, usize::try_from(granule).unwrap_or(usize::MAX), len))
     }
 
     /// The writes of a stretch, and in `unused` the buffers that nothing is written from; the stretch again while its
@@ -242,10 +308,16 @@ impl Target {
     /// # Errors
     /// No failure: the stretch itself.
     pub fn writes(&self, kept: Kept, unused: &mut Vec<Vec<u8>>) -> Result<Writes, Kept> {
-        let mut joined = Joined { disk: self.disk, requests: Vec::new() };
+        let content_disk = match &self.format {
+            Format::Qcow2 { data_disk: Some(disk), .. } => *disk,
+            _ => self.disk,
+        };
+        let mut joined = Joined { disk: content_disk, requests: Vec::new() };
         let mut tables = Vec::new();
+        let mut copies = Vec::new();
         match &self.format {
             Format::Raw => {
+                copies = kept.copies;
                 for unit in kept.units {
                     let places = unit.runs.iter().map(|run| (run.clone(), unit.start.saturating_add(run.start as u64)));
                     let places = places.collect();
@@ -254,7 +326,14 @@ impl Target {
             }
             Format::Qcow2 { ledger, .. } => {
                 let Some(places) = ledger.lock().collect(kept.number) else { return Err(kept) };
-                tables.extend(places.packed.into_iter().map(|(at, bytes)| write(self.disk, at, bytes)));
+                tables.extend(places.complete.into_iter().map(|(at, bytes)| write(self.disk, at, bytes)));
+                copies.extend(places.copies.into_iter().map(|(from, from_offset, to_offset, len)| CopyRange {
+                    from,
+                    from_offset,
+                    to: content_disk,
+                    to_offset,
+                    len,
+                }));
                 let mut placed = places.placed.into_iter();
                 for KeptUnit { bytes, runs, .. } in kept.units {
                     let mut places = Vec::with_capacity(runs.len());
@@ -271,16 +350,43 @@ impl Target {
                 }
             }
         }
-        Ok(Writes { content: joined.requests, tables })
+        Ok(Writes { content: joined.requests, tables, copies })
     }
 }
 
-/// Runs widened to whole granules, a power of two.
-fn to_granules(runs: Vec<Range<usize>>, granule: usize) -> Vec<Range<usize>> {
+/// What is left of covered ranges without the granules that have content; both are ascending.
+fn empty_parts(covered: &[Range<u64>], content: &[Content], granule: u64) -> Vec<Range<u64>> {
+    let mut placed = content.iter().filter_map(|content| match content {
+        Content::Plain(range) => Some(range.clone()),
+        // A compressed cluster is a granule.
+        Content::Stream(start, _) => Some(*start..start.saturating_add(granule)),
+        Content::Marked(..) => None,
+    });
+    let mut next = placed.next();
+    let mut empty = Vec::new();
+    for range in covered {
+        let mut at = range.start;
+        while let Some(content) = next.clone().filter(|content| content.start < range.end) {
+            let start = align::down(content.start, granule);
+            if at < start {
+                empty.push(at..start);
+            }
+            at = at.max(align::up(content.end, granule).unwrap_or(u64::MAX));
+            next = placed.next();
+        }
+        if at < range.end {
+            empty.push(at..range.end);
+        }
+    }
+    empty
+}
+
+/// Runs widened to whole granules, a power of two; the last one ends with the unit.
+fn to_granules(runs: Vec<Range<usize>>, granule: usize, len: usize) -> Vec<Range<usize>> {
     let mut wide: Vec<Range<usize>> = Vec::with_capacity(runs.len());
     for run in runs {
         let start = run.start.saturating_sub(run.start.checked_rem(granule).unwrap_or(0));
-        let end = run.end.checked_next_multiple_of(granule).unwrap_or(run.end);
+        let end = run.end.checked_next_multiple_of(granule).unwrap_or(run.end).min(len);
         match wide.last_mut() {
             Some(last) if start <= last.end => last.end = end,
             _ => wide.push(start..end),

@@ -13,7 +13,7 @@ use crate::store::{ReadAt, WINDOW_LEN};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::ops::Range;
-use instar_abi::error::{Error, Qcow2Error, Table};
+use instar_abi::error::{Error, Qcow2Error, ReadError, Table};
 use instar_abi::request::{DiskId, LayerId, SnapshotName};
 
 /// Bytes of a table that are looked at in one go.
@@ -144,6 +144,28 @@ impl Qcow2 {
         let l1 = check_table(Table::SnapshotL1, offset, count, 8, limits::L1_LEN_MAX, cluster_size);
         self.header.l1 = l1.or_else(|error| self.refuse(error))?;
         Ok(())
+    }
+
+    /// What of `range` a failure to map its start concerns: a cluster, a table, or the entries that are read together.
+    /// `None` for failures that concern more than that.
+    #[must_use]
+    pub fn broken(&self, range: Range<u64>, error: &Error) -> Option<Range<u64>> {
+        let start = range.start;
+        let cluster_size = u64::from(self.header.cluster_size());
+        let unit = match error {
+            Error::Qcow2 { error: Qcow2Error::L2TableOffset { .. } | Qcow2Error::L2TablePastEnd { .. }, .. } => {
+                self.table_span()
+            }
+            Error::Qcow2 { error: Qcow2Error::DataFileMissing, .. } => return None,
+            Error::Qcow2 { .. } => cluster_size,
+            Error::Read(ReadError::Io { .. }) => {
+                let entries = WINDOW_LEN.min(cluster_size).checked_div(L2Entry::len(&self.header) as u64);
+                entries.unwrap_or(1).saturating_mul(cluster_size)
+            }
+            _ => return None,
+        };
+        let end = align::down(start, unit).saturating_add(unit).min(range.end);
+        (start < end).then_some(start..end)
     }
 
     fn refuse<T>(&self, error: Qcow2Error) -> Result<T, Error> {
@@ -358,7 +380,9 @@ impl Image for Qcow2 {
             let Some(chunk) = buf.get_mut(..len) else { break };
             let entry_at = table.saturating_add(index.saturating_mul(entry_len as u64));
             io.budget().take_steps(len as u64 / 64)?;
-            io.read_padded(self.disk, entry_at, chunk)?;
+            if let Err(error) = io.read_padded(self.disk, entry_at, chunk) {
+                return run.ok_or(error);
+            }
             for raw in chunk.chunks_exact(entry_len) {
                 let Some(entry) = L2Entry::parse(&self.header, raw) else { break };
                 let cluster_end = align::down(at, cluster_size).saturating_add(cluster_size).min(end);

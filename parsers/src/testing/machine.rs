@@ -1,6 +1,6 @@
 //! [`Blocks`] and [`Env`] over disks in memory.
 
-use instar_abi::reply::{Frame, decode_batch};
+use instar_abi::reply::{CopyRange, Frame, decode_batch};
 use instar_abi::request::{Access, Budget, Disk, DiskId, Layer, LayerId, Op, RawGate, Request};
 use instar_io::{
     Action, BlockError, BlockRequest, Blocks, Completion, Env, LaneWork, ReplyError, SECTOR_LEN, SubmitError, Token,
@@ -66,6 +66,15 @@ pub enum Fault {
     Request(u64),
     /// The n-th reply is refused.
     Reply(u64),
+    /// Reads that touch these bytes of a disk fail with an I/O error.
+    Bytes {
+        /// The disk.
+        disk: u32,
+        /// First byte.
+        start: u64,
+        /// The byte after the last.
+        end: u64,
+    },
 }
 
 /// State that all lanes share.
@@ -95,6 +104,11 @@ impl FakeLane {
         if self.shared.fault == Fault::Request(number) {
             return Err(BlockError::Io);
         }
+        if let (Fault::Bytes { disk, start, end }, Action::Read) = (self.shared.fault, request.action)
+            && (disk, request.offset < end, start < request.offset + request.len()) == (request.disk, true, true)
+        {
+            return Err(BlockError::Io);
+        }
         let (memory, disk) = &self.disks[request.disk as usize];
         let capacity = match disk.access {
             Access::ReadOnly => disk.len.next_multiple_of(SECTOR_LEN),
@@ -114,6 +128,21 @@ impl FakeLane {
             offset += segment.len() as u64;
         }
         Ok(())
+    }
+}
+
+impl FakeLane {
+    /// What the launcher does for a range.
+    fn copy(&self, range: &CopyRange) {
+        let (from, from_disk) = &self.disks[range.from.0 as usize];
+        let (to, to_disk) = &self.disks[range.to.0 as usize];
+        assert!(range.len > 0 && (range.from_offset | range.to_offset | range.len).is_multiple_of(SECTOR_LEN));
+        assert!(range.from_offset + range.len <= from_disk.len, "{range:?} past the end of {from_disk:?}");
+        let Access::Output { capacity } = to_disk.access else { panic!("{range:?} to a source") };
+        assert!(range.to_offset + range.len <= capacity, "{range:?} past {capacity}");
+        let mut bytes = vec![0; range.len as usize];
+        from.read(range.from_offset, &mut bytes);
+        to.write(range.to_offset, &bytes);
     }
 }
 
@@ -236,7 +265,14 @@ impl Env for Machine {
             return Err(ReplyError);
         }
         assert!(batch.len().is_multiple_of(SECTOR_LEN as usize));
+        let first = self.frames.len();
         decode_batch(&batch, |frame| self.frames.push(frame)).expect("frames decode");
+        for frame in &self.frames[first..] {
+            if let Frame::Copy(ranges) = frame {
+                assert!((1..=256).contains(&ranges.len()), "{} ranges", ranges.len());
+                ranges.iter().for_each(|range| self.lanes[0].copy(range));
+            }
+        }
         Ok(())
     }
 }

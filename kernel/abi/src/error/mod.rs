@@ -177,6 +177,26 @@ pub enum ChainError {
     },
 }
 
+/// Why an image that exists can't be given a new state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ExistingError {
+    /// It has internal snapshots.
+    Snapshots {
+        /// How many.
+        count: u32,
+    },
+    /// It has bitmaps, which would not tell of the change.
+    Bitmaps,
+    /// Its content is encrypted.
+    Encrypted,
+    /// Its content is in an external data file.
+    DataFile,
+    /// Something is known to be wrong with it.
+    Corrupt,
+    /// A writer did not finish.
+    Dirty,
+}
+
 /// Why a target can't be made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum TargetError {
@@ -228,6 +248,32 @@ pub enum TargetError {
         /// Smallest.
         min: u32,
     },
+    /// The name of the backing file is too long.
+    BackingNameLen {
+        /// Its bytes.
+        found: u32,
+        /// Most possible.
+        max: u32,
+    },
+    /// The header with its names does not fit into a cluster.
+    HeaderLen {
+        /// Its bytes.
+        found: u64,
+        /// Bytes of a cluster.
+        max: u64,
+    },
+    /// Version 2 has no external data files.
+    DataFileBeforeVersion3,
+    /// A data file that stays valid as a raw image can't leave anything to a backing file.
+    RawDataFileWithBacking,
+    /// An external data file has no compressed clusters.
+    CompressionWithDataFile,
+    /// Clusters that are mapped hide the backing file, but for subclusters.
+    PreallocationWithBacking,
+    /// A compressed cluster has no place before it is compressed.
+    CompressionWithPreallocation,
+    /// A target that exists can't be given a new state.
+    Existing(ExistingError),
     /// A target that exists is smaller than what is to be written.
     TooSmall {
         /// Its length in bytes.

@@ -4,7 +4,9 @@
 use super::{Message, below, could_not_open, qcow2};
 use crate::job::failure::Names;
 use crate::render::escape::shown;
-use instar_abi::error::{ChainError, DetectError, Error, RawError, ReadError, Resource, TargetError, WriteError};
+use instar_abi::error::{
+    ChainError, DetectError, Error, ExistingError, RawError, ReadError, Resource, TargetError, WriteError,
+};
 use instar_abi::request::{DiskId, LayerId, NeedKind};
 
 /// The words for a guest's error; its numbers are the guest's and may be any.
@@ -75,14 +77,66 @@ fn target(names: &Names, error: &TargetError) -> Message {
             let size = 1u64.checked_shl(*min).unwrap_or(0);
             format!("Extended L2 entries are only supported with cluster sizes of at least {size} bytes")
         }
+        TargetError::BackingNameLen { .. } => "Could not assign backing file: Invalid argument".to_owned(),
+        TargetError::HeaderLen { found, max } => {
+            let hint = format!("the header with its names has {found} bytes, and a cluster only {max}");
+            return about(names, "Could not assign backing file: No space left on device").with_hint(hint);
+        }
+        TargetError::DataFileBeforeVersion3 => {
+            format!("External data files are only supported with compatibility level 1.1 and above {VERSION_3}")
+        }
+        TargetError::RawDataFileWithBacking => {
+            "Backing file and data-file-raw cannot be used at the same time".to_owned()
+        }
+        TargetError::PreallocationWithBacking => {
+            "Backing file and preallocation can only be used at the same time if extended_l2 is on".to_owned()
+        }
+        TargetError::CompressionWithPreallocation => {
+            return Message::new("Compression and preallocation not supported at the same time");
+        }
+        TargetError::CompressionWithDataFile => {
+            return Message::new("error while writing: Operation not supported")
+                .with_hint("an external data file has no compressed clusters");
+        }
+        TargetError::Existing(error) => return existing(names, *error),
         TargetError::TooSmall { len, needed } => {
             return Message::new("output file is smaller than input file")
                 .with_hint(format!("it has {len} bytes, and {needed} are needed"));
         }
         TargetError::Unsupported => "the op image can't make it".to_owned(),
     };
+    about(names, &why)
+}
+
+/// What qemu-img says before a reason why a target can't be made.
+fn about(names: &Names, why: &str) -> Message {
+    let format = names.target_format.unwrap_or("raw");
     let target = names.disks.get(1).map(|name| shown(name)).unwrap_or_default();
     Message::new(format!("{target}: error while converting {format}: {why}"))
+}
+
+/// An image that exists and can't be written over.
+fn existing(names: &Names, error: ExistingError) -> Message {
+    let (why, hint) = match error {
+        ExistingError::Snapshots { count } => {
+            let why = format!("it has internal snapshots ({count}), and its content can't be replaced below them");
+            (why, "qemu-img snapshot -d NAME removes one")
+        }
+        ExistingError::Bitmaps => {
+            ("it has persistent bitmaps, which would not tell of the change".to_owned(), "qemu-img bitmap --remove")
+        }
+        ExistingError::Encrypted => {
+            ("its content is encrypted".to_owned(), "encrypted content is not supported yet by this version")
+        }
+        ExistingError::DataFile => {
+            let why = "its content is in an external data file".to_owned();
+            (why, "an existing image with a data file is not supported yet by this version; leave out -n")
+        }
+        ExistingError::Corrupt => ("it is marked corrupt".to_owned(), "qemu-img check -r all repairs it"),
+        ExistingError::Dirty => ("its refcounts are out of date".to_owned(), "qemu-img check -r all repairs it"),
+    };
+    let target = names.disks.get(1).map(|name| shown(name)).unwrap_or_default();
+    Message::new(format!("Could not write to '{target}': {why}")).with_hint(hint)
 }
 
 /// A reason why a layer does not open, in qemu-img's nesting.

@@ -4,13 +4,10 @@ use super::pack::set_refcount;
 use super::{Layout, Writer, put};
 use crate::align;
 use crate::plan::{Epoch, Plan};
-use crate::qcow2::wire::{self, compatible, extension, incompatible};
 use alloc::vec;
 use alloc::vec::Vec;
 use instar_abi::control::SECTOR_LEN;
 use instar_abi::error::Error;
-use instar_abi::request::Compression;
-use zerocopy::IntoBytes;
 
 /// Bytes of refcount blocks in one plan, or one block.
 const PLAN_LEN: u64 = 1 << 20;
@@ -95,9 +92,9 @@ impl Finish {
         let used = used.min(count.saturating_mul(layout.refcounts_of_block()));
         fill_with_ones(&mut bytes, layout, usize::try_from(used).unwrap_or(usize::MAX));
         for index in 0..used {
-            let streams = self.writer.packing.count(first_cluster.saturating_add(index));
-            if streams != 1 {
-                set_refcount(&mut bytes, layout.refcount_order, index, streams);
+            let count = self.writer.count(first_cluster.saturating_add(index));
+            if count != 1 {
+                set_refcount(&mut bytes, layout.refcount_order, index, count);
             }
         }
         self.next_block = self.next_block.saturating_add(count);
@@ -106,76 +103,28 @@ impl Finish {
 
     fn last_plan(&mut self, l1: Vec<u8>) -> Plan {
         let cluster_size = self.writer.layout.cluster_size();
-        let (old_len, blocks) = self.some_blocks();
+        let (blocks_at, blocks) = self.some_blocks();
         let mut table = vec![0; usize::try_from(self.table_len()).unwrap_or(0)];
         for index in 0..self.blocks {
             let block = self.blocks_at.saturating_add(index.saturating_mul(cluster_size));
             put(&mut table, index, block.to_be_bytes());
         }
-        // Nothing leads to any of these while there is no header: a crash leaves a file without a format.
-        let mut epoch = Epoch::new("tables").write(cluster_size, l1).write(old_len, blocks).write(self.table_at, table);
+        // Nothing leads to any of these before the header does: a crash leaves a file without a format, or the old image.
+        let l1_at = self.writer.l1_at;
+        let mut epoch = Epoch::new("tables").write(l1_at, l1).write(blocks_at, blocks).write(self.table_at, table);
+        let mut header = self.writer.header.bytes(&self.writer, self.table_at, self.table_clusters);
+        let rest = header.split_off(header.len().min(SECTOR_LEN as usize));
+        if !rest.is_empty() {
+            epoch = epoch.write(SECTOR_LEN, rest);
+        }
         for (at, bytes) in core::mem::take(&mut self.last_writes) {
             epoch = epoch.write(at, bytes);
         }
-        let mut plan = Plan::new(old_len, self.file_len());
+        let mut plan = Plan::new(blocks_at, self.file_len());
         plan.push(epoch);
-        plan.commit("header", 0, self.header());
+        plan.commit("header", 0, header);
         plan
     }
-
-    /// The first sector.
-    fn header(&self) -> Vec<u8> {
-        let Layout { version, cluster_bits, refcount_order, lazy_refcounts, extended_l2, compression } =
-            self.writer.layout;
-        let bit = |set: bool, bit: u64| if set { bit } else { 0 };
-        let is_zstd = compression == Compression::Zstd;
-        let l1_count = self.writer.layout.l1_count(self.writer.virtual_size);
-        let header = wire::Header {
-            magic: wire::MAGIC,
-            version: version.into(),
-            backing_file_offset: 0.into(),
-            backing_file_size: 0.into(),
-            cluster_bits: cluster_bits.into(),
-            size: self.writer.virtual_size.into(),
-            crypt_method: 0.into(),
-            l1_size: u32::try_from(l1_count).unwrap_or(0).into(),
-            l1_table_offset: self.writer.layout.cluster_size().into(),
-            refcount_table_offset: self.table_at.into(),
-            refcount_table_clusters: u32::try_from(self.table_clusters).unwrap_or(0).into(),
-            nb_snapshots: 0.into(),
-            snapshots_offset: 0.into(),
-            incompatible_features: (bit(is_zstd, incompatible::COMPRESSION)
-                | bit(extended_l2, incompatible::EXTENDED_L2))
-            .into(),
-            compatible_features: bit(lazy_refcounts, compatible::LAZY_REFCOUNTS).into(),
-            autoclear_features: 0.into(),
-            refcount_order: refcount_order.into(),
-            header_length: (size_of::<wire::Header>() as u32).into(),
-            compression_type: is_zstd.into(),
-            padding: [0; 7],
-        };
-        let mut bytes = header.as_bytes().to_vec();
-        if version < 3 {
-            bytes.truncate(wire::HEADER_LEN_V2 as usize);
-        } else {
-            bytes.extend_from_slice(&feature_names());
-        }
-        // What follows is zero: the end of the extensions.
-        bytes.resize(SECTOR_LEN as usize, 0);
-        bytes
-    }
-}
-
-/// The extension that names features.
-fn feature_names() -> Vec<u8> {
-    let names = FEATURE_NAMES.map(|(kind, bit, name)| {
-        let mut entry = wire::FeatureName { kind, bit, name: [0; 46] };
-        entry.name.iter_mut().zip(name.bytes()).for_each(|(to, byte)| *to = byte);
-        entry
-    });
-    let len = size_of_val(&names) as u32;
-    let header = wire::ExtensionHeader { kind: extension::FEATURE_NAMES.into(), len: len.into() };
-    [header.as_bytes(), names.as_bytes()].concat()
 }
 
 /// Makes the first `count` refcounts 1. Refcounts of less than a byte have their first one in the low bits.
@@ -201,23 +150,3 @@ fn fill_with_ones(blocks: &mut [u8], layout: Layout, count: usize) {
         }
     }
 }
-
-/// The features that qemu-img 10.0 names in a new image, so that older readers can say what they lack.
-const FEATURE_NAMES: [(u8, u8, &str); 8] = [
-    (0, 0, "dirty bit"),
-    (0, 1, "corrupt bit"),
-    (0, 2, "external data file"),
-    (0, 3, "compression type"),
-    (0, 4, "extended L2 entries"),
-    (1, 0, "lazy refcounts"),
-    (2, 0, "bitmaps"),
-    (2, 1, "raw external data"),
-];
-
-// Header, extension header, names and the end of extensions fit into the sector of the commit point.
-const _: () = assert!(
-    size_of::<wire::Header>()
-        + 2 * size_of::<wire::ExtensionHeader>()
-        + FEATURE_NAMES.len() * size_of::<wire::FeatureName>()
-        <= 512
-);

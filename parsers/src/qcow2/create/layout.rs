@@ -6,7 +6,8 @@ use instar_abi::error::TargetError;
 use instar_abi::request::{Compression, Qcow2Options};
 
 /// Having one proves: the version is 2 or 3; 9 ≤ `cluster_bits` ≤ 21; `refcount_order` ≤ 6; version 2 has 16-bit
-/// refcounts and none of version 3's features; extended L2 entries have subclusters of at least a sector.
+/// refcounts and none of version 3's features; extended L2 entries have subclusters of at least a sector. A layout from
+/// options also proves that backing file, data file, preallocation and compression fit together.
 ///
 /// # Source
 /// `docs/interop/qcow2.rst`, "Header"; what is refused, as `qcow2_co_create` of QEMU 10.0 does.
@@ -18,6 +19,20 @@ pub struct Layout {
     pub(super) lazy_refcounts: bool,
     pub(super) extended_l2: bool,
     pub(super) compression: Compression,
+}
+
+impl Layout {
+    /// 2 or 3.
+    #[must_use]
+    pub const fn version(&self) -> u32 {
+        self.version
+    }
+
+    /// The codec of compressed clusters.
+    #[must_use]
+    pub const fn compression(&self) -> Compression {
+        self.compression
+    }
 }
 
 /// Smallest cluster with extended L2 entries: 32 subclusters of 512 bytes.
@@ -56,6 +71,23 @@ impl TryFrom<&Qcow2Options> for Layout {
         if extended_l2 && cluster_bits < EXTENDED_CLUSTER_BITS_MIN {
             return Err(TargetError::ExtendedL2ClusterBits { found: cluster_bits, min: EXTENDED_CLUSTER_BITS_MIN });
         }
+        if let Some(file) = &options.data_file {
+            if version < 3 {
+                return Err(TargetError::DataFileBeforeVersion3);
+            }
+            if file.raw && options.backing.is_some() {
+                return Err(TargetError::RawDataFileWithBacking);
+            }
+            if options.compress {
+                return Err(TargetError::CompressionWithDataFile);
+            }
+        }
+        if options.preallocated && options.backing.is_some() && !extended_l2 {
+            return Err(TargetError::PreallocationWithBacking);
+        }
+        if options.preallocated && options.compress {
+            return Err(TargetError::CompressionWithPreallocation);
+        }
         Ok(Self { version, cluster_bits, refcount_order, lazy_refcounts, extended_l2, compression })
     }
 }
@@ -77,6 +109,14 @@ impl Layout {
     /// log2 of the entries of an L2 table.
     const fn l2_bits(&self) -> u32 {
         self.cluster_bits.saturating_sub(if self.extended_l2 { 4 } else { 3 })
+    }
+
+    /// Bytes of the disk whose tables are written at once, where they are filled without content: 1 MiB of tables, or
+    /// one.
+    #[must_use]
+    pub const fn marks_len_max(&self) -> u64 {
+        let tables = align::units(1 << 20, self.cluster_size());
+        self.l2_span().saturating_mul(if tables == 0 { 1 } else { tables })
     }
 
     /// Bytes that an L2 table maps: at most 2^39.

@@ -1,21 +1,32 @@
 //! A new image, written front to back.
 //!
 //! ```text
-//! cluster 0        header, one sector: the commit point
+//! cluster 0        header, its first sector the commit point
 //! cluster 1 …      L1 table
 //! …                L2 tables, data clusters and packed streams, as the disk is passed
 //! …                refcount blocks, then the refcount table
 //! ```
 //!
 //! Every cluster up to the end is in use exactly once, but for those with several compressed streams, so refcounts are
-//! known when the end is. One L2 table is in memory at a time: the disk is passed in order.
+//! known when the end is. One L2 table is in memory at a time: the disk is passed in order. With an external data file,
+//! content is there, each byte where it is in the disk, and has no refcounts.
+//!
+//! An image that exists gets a new state behind its end: everything but its header is in use no more then, and the
+//! first sector of the header is the commit point again.
 
+mod behind;
+mod empty;
 mod finish;
+mod header;
 mod layout;
 mod pack;
 
 pub use finish::Finish;
+pub use header::Names;
 pub use layout::Layout;
+
+use empty::clusters;
+use header::Header;
 
 use super::limits;
 use super::wire::entry;
@@ -59,6 +70,15 @@ pub struct Writer {
     end: u64,
     current: Option<Current>,
     packing: pack::Packing,
+    header: Header,
+    /// Where the L1 table goes.
+    l1_at: u64,
+    /// Where the clusters of an older state end, all unused but the first one; a cluster for a new image.
+    unused_end: u64,
+    /// Every cluster has its place, whether or not it has content.
+    is_preallocated: bool,
+    /// Content goes to a file of its own.
+    has_data_file: bool,
 }
 
 /// The L2 table that is being filled.
@@ -92,10 +112,41 @@ impl Writer {
         let l1 = budget.zeroed(usize::try_from(align::up(l1_len, 512).unwrap_or(l1_len)).unwrap_or(usize::MAX))?;
         let capacity = capacity.min(layout.file_len_max());
         let end = layout.cluster_size();
-        let mut writer =
-            Self { layout, virtual_size, disk, capacity, l1, end, current: None, packing: pack::Packing::default() };
+        let mut writer = Self {
+            layout,
+            virtual_size,
+            disk,
+            capacity,
+            l1,
+            end,
+            current: None,
+            packing: pack::Packing::new(budget.half_of_heap()),
+            header: Header::New(Names::default()),
+            l1_at: end,
+            unused_end: end,
+            is_preallocated: false,
+            has_data_file: false,
+        };
         writer.take(l1_space)?;
         Ok(writer)
+    }
+
+    /// With files that the header names.
+    ///
+    /// # Errors
+    /// [`TargetError::BackingNameLen`]; [`TargetError::HeaderLen`].
+    pub fn with_names(mut self, names: Names) -> Result<Self, TargetError> {
+        names.check(&self.layout)?;
+        self.has_data_file = names.data_file.is_some();
+        self.header = Header::New(names);
+        Ok(self)
+    }
+
+    /// With a place for every cluster, whether or not it has content: all of the disk is then placed or reserved.
+    #[must_use]
+    pub fn preallocated(mut self) -> Self {
+        self.is_preallocated = true;
+        self
     }
 
     /// A place for the content of `range`, which starts behind everything placed before. What else there is of its
@@ -104,18 +155,12 @@ impl Writer {
     /// # Errors
     /// [`WriteError::Capacity`].
     pub fn place(&mut self, range: Range<u64>) -> Result<Placed, Error> {
-        let cluster_size = self.layout.cluster_size();
         let mut placed = Placed::default();
-        let mut at = range.start;
-        while at < range.end {
-            let start = align::down(at, cluster_size);
-            let end = start.saturating_add(cluster_size).min(range.end);
+        for (start, part) in clusters(range, self.layout.cluster_size()) {
             let offset = self.cluster(start, &mut placed)?;
-            let within = at.saturating_sub(start);
-            let len = end.saturating_sub(at);
-            self.set_subclusters(start, within, len);
-            placed.add(offset.saturating_add(within), len);
-            at = end;
+            let len = part.end.saturating_sub(part.start);
+            placed.add(offset.saturating_add(part.start), len);
+            self.set_subclusters(start, part, 0);
         }
         Ok(placed)
     }
@@ -127,7 +172,7 @@ impl Writer {
             return Ok(offset);
         }
         self.start_table(align::units(start, self.layout.l2_span()), placed)?;
-        let offset = self.take(self.layout.cluster_size())?;
+        let offset = if self.has_data_file { start } else { self.take(self.layout.cluster_size())? };
         self.set_entry(start, offset | entry::COPIED);
         if let Some(current) = &mut self.current {
             current.cluster = Some((start, offset));
@@ -162,21 +207,27 @@ impl Writer {
         }
     }
 
-    /// Marks the subclusters of a part of a cluster as allocated.
-    fn set_subclusters(&mut self, start: u64, within: u64, len: u64) {
+    /// Marks the subclusters of a part of a cluster, by the bits from `shift` on: allocated, or zero.
+    fn set_subclusters(&mut self, start: u64, part: Range<u64>, shift: u32) {
         if !self.layout.extended_l2 {
             return;
         }
         let granule = self.layout.granule();
-        let first = align::units(within, granule);
-        let end = within.saturating_add(len).div_ceil(granule).min(limits::SUBCLUSTERS.into());
+        let first = align::units(part.start, granule);
+        let end = part.end.div_ceil(granule).min(limits::SUBCLUSTERS.into());
         let below = |index: u64| 1u64.checked_shl(u32::try_from(index).unwrap_or(64)).unwrap_or(0).wrapping_sub(1);
-        let mask = below(end) & !below(first);
+        let mask = (below(end) & !below(first)) << shift;
         let word = usize::try_from(self.word(start).saturating_add(1)).unwrap_or(usize::MAX);
         let slot = self.current.as_mut().and_then(|current| current.bytes.as_chunks_mut().0.get_mut(word));
         if let Some(slot) = slot {
             *slot = (u64::from_be_bytes(*slot) | mask).to_be_bytes();
         }
+    }
+
+    /// How often cluster `index` of the file is in use.
+    fn count(&self, index: u64) -> u16 {
+        let at = index.saturating_mul(self.layout.cluster_size());
+        if index != 0 && at < self.unused_end { 0 } else { self.packing.count(index) }
     }
 
     /// What has been packed, up to the last whole sector.

@@ -3,26 +3,61 @@
 use super::Writer;
 use crate::align;
 use crate::qcow2::wire::entry;
+use crate::store::Budget;
 use alloc::vec::Vec;
 use instar_abi::control::SECTOR_LEN;
 use instar_abi::error::{Error, Resource};
 
 /// Where the next stream goes, and what has been packed and not been written yet.
-#[derive(Default)]
 pub struct Packing {
+    /// What the counts may use up.
+    budget: Budget,
     /// First free byte of a cluster that has room; 0: none has.
     free: u64,
     /// Where `bytes` go, a whole sector.
     at: u64,
     bytes: Vec<u8>,
-    /// Streams in each cluster of the file, as far as there are any; 1 for every other use.
-    counts: Vec<u16>,
+    /// Streams in each cluster of the file, as far as there are any; 1 for every other use. In pages, so that nothing
+    /// is copied as it grows.
+    counts: Vec<Vec<u16>>,
+    /// Clusters that are counted.
+    counted: u64,
 }
 
+/// Counts of a page: 32 KiB of heap.
+const PAGE_COUNT: u64 = 16 << 10;
+
 impl Packing {
+    /// Nothing packed; the counts are paid for from `budget`.
+    pub const fn new(budget: Budget) -> Self {
+        Self { budget, free: 0, at: 0, bytes: Vec::new(), counts: Vec::new(), counted: 0 }
+    }
+
     /// How often cluster `index` of the file is in use.
     pub fn count(&self, index: u64) -> u16 {
-        usize::try_from(index).ok().and_then(|index| self.counts.get(index)).copied().unwrap_or(1)
+        let page = usize::try_from(align::units(index, PAGE_COUNT)).ok().and_then(|page| self.counts.get(page));
+        let within = usize::try_from(align::within(index, PAGE_COUNT)).unwrap_or(usize::MAX);
+        page.and_then(|page| page.get(within)).copied().unwrap_or(1)
+    }
+
+    fn count_mut(&mut self, index: u64) -> Option<&mut u16> {
+        let page = self.counts.get_mut(usize::try_from(align::units(index, PAGE_COUNT)).ok()?)?;
+        page.get_mut(usize::try_from(align::within(index, PAGE_COUNT)).ok()?)
+    }
+
+    /// Counts this many clusters of the file.
+    fn grow(&mut self, clusters: u64) -> Result<(), Error> {
+        while (self.counts.len() as u64).saturating_mul(PAGE_COUNT) < clusters {
+            self.budget.take_heap(PAGE_COUNT.saturating_mul(2))?;
+            let no_heap = Error::OutOfBudget(Resource::Heap);
+            let mut page = Vec::new();
+            page.try_reserve_exact(PAGE_COUNT as usize).map_err(|_| no_heap.clone())?;
+            page.resize(PAGE_COUNT as usize, 1);
+            self.counts.try_reserve(1).map_err(|_| no_heap)?;
+            self.counts.push(page);
+        }
+        self.counted = clusters;
+        Ok(())
     }
 
     /// Takes out what has been packed up to the last whole sector.
@@ -86,18 +121,11 @@ impl Writer {
 
     /// Counts one more stream in these clusters of the file.
     fn count_streams(&mut self, first: u64, last: u64) -> Result<(), Error> {
-        let no_heap = Error::OutOfBudget(Resource::Heap);
-        let clusters = usize::try_from(align::units(self.end, self.layout.cluster_size())).unwrap_or(usize::MAX);
-        let counts = &mut self.packing.counts;
-        let more = clusters.saturating_sub(counts.len());
-        counts.try_reserve(more).map_err(|_| no_heap)?;
-        let old_len = counts.len() as u64;
-        counts.resize(clusters, 1);
-        for index in first..=last {
-            // A cluster that has just been taken has no stream yet: its 1 is this one.
-            let is_new = index >= old_len;
-            let slot = usize::try_from(index).ok().and_then(|index| counts.get_mut(index));
-            if let Some(count) = slot.filter(|_| !is_new) {
+        let old_count = self.packing.counted;
+        self.packing.grow(align::units(self.end, self.layout.cluster_size()))?;
+        // A cluster that has just been taken has no stream yet: its 1 is this one.
+        for index in first..(last.saturating_add(1)).min(old_count) {
+            if let Some(count) = self.packing.count_mut(index) {
                 *count = count.saturating_add(1);
             }
         }

@@ -1,6 +1,7 @@
 //! convert against qemu-img: content, cleanliness and size of what comes out.
 
 mod options;
+mod overlay;
 mod sources;
 mod window;
 

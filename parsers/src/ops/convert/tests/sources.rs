@@ -128,14 +128,13 @@ fn a_raw_target_that_exists_is_written_over_and_keeps_its_length() {
 #[test]
 fn what_this_op_cannot_do_is_refused() {
     for change in [
-        (|convert| convert.salvage = true) as fn(&mut Convert),
-        |convert| {
+        (|convert| {
             convert.target_format = TargetFormat::Qcow2(Qcow2Options {
                 compress: true,
                 compression: instar_abi::request::Compression::Zstd,
                 ..Qcow2Options::default()
             })
-        },
+        }) as fn(&mut Convert),
         |convert| {
             convert.target_format = TargetFormat::Qcow2(Qcow2Options::default());
             convert.before = Before::Unknown { len: 1 << 20 };
