@@ -246,6 +246,8 @@ impl Segments for Bytes<'_> {
 
     fn put(&mut self, _: u64, _: &[u8]) {}
 
+    fn take(&self, _: u64, _: &mut [u8]) {}
+
     fn zero_from(&mut self, _: u64) {}
 
     fn to_vec(&self) -> Vec<u8> {

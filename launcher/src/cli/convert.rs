@@ -13,6 +13,8 @@ use crate::job::Machine;
 use crate::job::convert::{self, News};
 use crate::job::failure::Failure;
 use crate::job::name::{ImageName, NameError, Reading};
+use crate::job::open::path_of;
+use crate::job::pipe::is_stdout;
 use crate::render::progress::{self, Meter};
 use crate::vmm::process::take_progress_asked;
 use instar_abi::control::SECTOR_LEN;
@@ -38,7 +40,10 @@ pub(super) fn run(mode: Mode, args: &[OsString], machine: &mut dyn Machine, term
         Ok(typed) => typed,
         Err(error) => return terminal.usage("convert", &error),
     };
-    let mut told = Told { mode, terminal, meter: Meter::default(), shows: typed.shows_progress, warns: typed.warns };
+    // Its content is on standard output then.
+    let to_stderr = is_stdout(path_of(typed.target.as_encoded_bytes()));
+    let mut told =
+        Told { mode, terminal, to_stderr, meter: Meter::default(), shows: typed.shows_progress, warns: typed.warns };
     let result = told.around(|on_news| copy(mode, &typed, machine, on_news));
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -73,7 +78,8 @@ fn copy(mode: Mode, typed: &Typed, machine: &mut dyn Machine, on_news: &mut dyn 
         salvage: typed.salvage,
         offload: typed.offload,
         rate: typed.rate,
-        durable: typed.durable,
+        cache: typed.cache,
+        source_cache: typed.source_cache,
         raw_gate: mode.raw_gate(),
         lanes: typed.lanes,
         asked: typed.asked.clone(),
@@ -111,6 +117,7 @@ struct Told<'a> {
     mode: Mode,
     terminal: &'a mut Terminal,
     meter: Meter,
+    to_stderr: bool,
     shows: bool,
     warns: bool,
 }
@@ -165,7 +172,11 @@ impl Told<'_> {
 
     /// Nobody may be watching; the copy goes on all the same.
     fn write(&mut self, text: &str) {
-        let _ = self.terminal.try_print(text);
+        if self.to_stderr {
+            let _ = self.terminal.tell(text);
+        } else {
+            let _ = self.terminal.try_print(text);
+        }
     }
 }
 

@@ -55,7 +55,7 @@ pub(super) const GRAMMAR: Grammar = Grammar {
             short: Some('t'),
             long: &["output-cache"],
             value: Some("CACHE"),
-            help: "cache mode of the target: unsafe (default) or any of qemu-img's, which all mean durable",
+            help: "cache mode of the target: none, writeback, writethrough, directsync, unsafe (default)",
             support: Support::Full,
         },
         Opt {
@@ -63,7 +63,7 @@ pub(super) const GRAMMAR: Grammar = Grammar {
             short: Some('T'),
             long: &["source-cache"],
             value: Some("CACHE"),
-            help: "cache mode of the source: any of qemu-img's, without effect",
+            help: "cache mode of the source: none and directsync read past the page cache",
             support: Support::Full,
         },
         Opt {
@@ -127,7 +127,7 @@ pub(super) const GRAMMAR: Grammar = Grammar {
             short: Some('n'),
             long: &[],
             value: None,
-            help: "the target is there: a raw file or block device is written over",
+            help: "the target is there: a raw file, a block device, a qcow2 image",
             support: Support::Full,
         },
         Opt {
@@ -176,7 +176,7 @@ pub(super) const GRAMMAR: Grammar = Grammar {
             short: Some('C'),
             long: &["copy-range-offloading"],
             value: None,
-            help: "without effect: the guest copies",
+            help: "the host's kernel copies what lies on a disk as it is",
             support: Support::Full,
         },
         Opt {

@@ -4,6 +4,7 @@
 use super::create_options::Given;
 use super::grammar::{Parsed, UsageError};
 use super::info::check_object;
+use crate::disk::bytes::CacheMode;
 use crate::disk::existing::Content;
 use crate::job::convert::{Backing, DataFile};
 use crate::job::limits::{SPARSE_LEN, SPARSE_LEN_MAX};
@@ -37,7 +38,8 @@ pub(super) struct Typed {
     pub offload: bool,
     pub rate: Option<NonZeroU64>,
     pub shared: bool,
-    pub durable: bool,
+    pub cache: CacheMode,
+    pub source_cache: CacheMode,
     pub lanes: u8,
     pub shows_progress: bool,
     pub warns: bool,
@@ -85,14 +87,14 @@ impl Typed {
             );
         }
         let cache = parsed.last("cache").map_or("unsafe".into(), |mode| mode.to_string_lossy());
-        if !is_cache_mode(&cache) {
+        let Some(cache) = CacheMode::from_name(&cache) else {
             return Err(UsageError::alone(format!("Invalid cache option: {}", shown(cache.as_bytes()))));
-        }
+        };
         let source_cache = parsed.last("source-cache").map_or("writeback".into(), |mode| mode.to_string_lossy());
-        if !is_cache_mode(&source_cache) {
+        let Some(source_cache) = CacheMode::from_name(&source_cache) else {
             let words = format!("Invalid source cache option: {}", shown(source_cache.as_bytes()));
             return Err(UsageError::alone(words));
-        }
+        };
         let reading = |options: bool| if options { Reading::Options } else { Reading::Name };
         let typed = Self {
             sources: sources.iter().map(|&source| source.to_owned()).collect(),
@@ -113,7 +115,8 @@ impl Typed {
             warns: !parsed.flag("quiet"),
             rate,
             shared: parsed.flag("force-share"),
-            durable: cache != "unsafe",
+            cache,
+            source_cache,
             lanes,
             shows_progress: parsed.flag("progress") && !parsed.flag("quiet"),
             allow: parsed.all("allow-backing").map(PathBuf::from).collect(),
@@ -327,10 +330,6 @@ fn parallel(typed: &OsStr) -> Result<u8, UsageError> {
             Err(UsageError::alone(words))
         }
     }
-}
-
-fn is_cache_mode(mode: &str) -> bool {
-    ["none", "off", "writeback", "writethrough", "directsync", "unsafe"].contains(&mode)
 }
 
 /// One lane a core, as many as a guest can have.

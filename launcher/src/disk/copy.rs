@@ -85,7 +85,7 @@ impl Copier {
         let (Some((from, source)), Some((_, target))) = (self.disk(range.from), self.disk(range.to)) else {
             return Err(CopyError::Forbidden);
         };
-        let file = source.fd().ok_or(CopyError::Forbidden)?;
+        let file = source.fds().first().copied().ok_or(CopyError::Forbidden)?;
         let mut done = 0;
         while done < range.len {
             let len = PIECE_LEN.min(range.len - done);

@@ -1,9 +1,9 @@
 //! A file or block device that is there and is written to: `convert -n`.
 #![forbid(unsafe_code)]
 
+use super::bytes::FileBytes;
 use super::copy::{self, Piece};
 use super::{Disk, Segments, check_range};
-use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd};
 
@@ -11,7 +11,7 @@ use std::os::fd::{AsFd as _, BorrowedFd};
 /// allows: a raw one has its length for capacity.
 #[derive(Debug)]
 pub struct ExistingFile {
-    file: File,
+    bytes: FileBytes,
     capacity: u64,
 }
 
@@ -27,8 +27,8 @@ pub enum Content {
 impl ExistingFile {
     /// A disk of `file`, at most `capacity` bytes, whole sectors only.
     #[must_use]
-    pub const fn new(file: File, capacity: u64) -> Self {
-        Self { file, capacity }
+    pub fn new(file: impl Into<FileBytes>, capacity: u64) -> Self {
+        Self { bytes: file.into(), capacity }
     }
 }
 
@@ -43,28 +43,27 @@ impl Disk for ExistingFile {
 
     fn read(&self, offset: u64, into: &mut dyn Segments) -> io::Result<()> {
         check_range(offset, into.len(), self.sectors())?;
-        let read = into.read_file(self.file.as_fd(), offset)?;
+        let read = self.bytes.read(offset, into)?;
         into.zero_from(read);
         Ok(())
     }
 
     fn write(&self, offset: u64, from: &dyn Segments) -> io::Result<()> {
         check_range(offset, from.len(), self.sectors())?;
-        from.write_file(self.file.as_fd(), offset)
+        self.bytes.write(offset, from)
     }
 
-    /// Durability is the cache mode's: see [`super::output`].
     fn flush(&self) -> io::Result<()> {
-        Ok(())
+        self.bytes.flush()
     }
 
-    fn fd(&self) -> Option<BorrowedFd<'_>> {
-        Some(self.file.as_fd())
+    fn fds(&self) -> Vec<BorrowedFd<'_>> {
+        self.bytes.fds()
     }
 
     fn copy_in(&self, offset: u64, from: Piece<'_>) -> io::Result<()> {
         check_range(offset, from.len, self.sectors())?;
-        copy::to_file(self.file.as_fd(), offset, from)
+        copy::to_file(self.bytes.file().as_fd(), offset, from)
     }
 
     /// It never becomes shorter.
@@ -72,8 +71,8 @@ impl Disk for ExistingFile {
         if len > self.capacity {
             return Err(io::ErrorKind::FileTooLarge.into());
         }
-        let metadata = self.file.metadata()?;
-        if metadata.is_file() && metadata.len() < len { self.file.set_len(len) } else { Ok(()) }
+        let metadata = self.bytes.file().metadata()?;
+        if metadata.is_file() && metadata.len() < len { self.bytes.file().set_len(len) } else { Ok(()) }
     }
 }
 

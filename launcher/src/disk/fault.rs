@@ -50,8 +50,8 @@ impl<D: Disk> Disk for Faulty<D> {
         self.next()?.flush()
     }
 
-    fn fd(&self) -> Option<BorrowedFd<'_>> {
-        self.disk.fd()
+    fn fds(&self) -> Vec<BorrowedFd<'_>> {
+        self.disk.fds()
     }
 
     fn copy_in(&self, offset: u64, from: Piece<'_>) -> io::Result<()> {

@@ -1,8 +1,8 @@
 //! A file that is only read.
 #![forbid(unsafe_code)]
 
+use super::bytes::FileBytes;
 use super::{Disk, Segments, check_range};
-use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
@@ -11,21 +11,21 @@ use std::os::fd::{AsFd, BorrowedFd};
 /// Bytes past that length are zeros: in the partial last sector, and where the file has shrunk since.
 #[derive(Debug)]
 pub struct SourceFile {
-    file: File,
+    bytes: FileBytes,
     len: u64,
 }
 
 impl SourceFile {
     /// A disk of the first `len` bytes of `file`.
     #[must_use]
-    pub const fn new(file: File, len: u64) -> Self {
-        Self { file, len }
+    pub fn new(file: impl Into<FileBytes>, len: u64) -> Self {
+        Self { bytes: file.into(), len }
     }
 }
 
 impl AsFd for SourceFile {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.file.as_fd()
+        self.bytes.file().as_fd()
     }
 }
 
@@ -40,7 +40,7 @@ impl Disk for SourceFile {
 
     fn read(&self, offset: u64, into: &mut dyn Segments) -> io::Result<()> {
         check_range(offset, into.len(), self.sectors())?;
-        let read = into.read_file(self.file.as_fd(), offset)?;
+        let read = self.bytes.read(offset, into)?;
         // The file may have grown since: what lies past the length is not part of the disk.
         into.zero_from(read.min(self.len.saturating_sub(offset)));
         Ok(())
@@ -54,8 +54,8 @@ impl Disk for SourceFile {
         Ok(())
     }
 
-    fn fd(&self) -> Option<BorrowedFd<'_>> {
-        Some(self.file.as_fd())
+    fn fds(&self) -> Vec<BorrowedFd<'_>> {
+        self.bytes.fds()
     }
 }
 

@@ -43,6 +43,11 @@ impl Segments for Memory {
         self.0.iter_mut().flatten().skip(skip).zip(bytes).for_each(|(byte, new)| *byte = *new);
     }
 
+    fn take(&self, at: u64, bytes: &mut [u8]) {
+        let skip = usize::try_from(at).expect("a test's offset");
+        self.0.iter().flatten().skip(skip).zip(bytes).for_each(|(byte, into)| *into = *byte);
+    }
+
     fn zero_from(&mut self, at: u64) {
         let skip = usize::try_from(at).expect("a test's offset");
         self.0.iter_mut().flatten().skip(skip).for_each(|byte| *byte = 0);

@@ -5,6 +5,7 @@
 //! that a file can be read into and written from without a copy.
 #![forbid(unsafe_code)]
 
+pub mod bytes;
 pub mod control;
 pub mod copy;
 pub mod existing;
@@ -14,6 +15,7 @@ pub mod lock;
 #[cfg(test)]
 pub mod memory;
 pub mod output;
+pub mod pipe;
 pub mod throttle;
 
 use std::io;
@@ -39,6 +41,9 @@ pub trait Segments {
 
     /// Copies `bytes` to byte `at` of the segments; what does not fit is left out.
     fn put(&mut self, at: u64, bytes: &[u8]);
+
+    /// Copies out of the segments from byte `at` on; `bytes` lies within them.
+    fn take(&self, at: u64, bytes: &mut [u8]);
 
     /// Sets everything from byte `at` on to zero.
     fn zero_from(&mut self, at: u64);
@@ -73,9 +78,10 @@ pub trait Disk: Send + Sync {
     /// The host's.
     fn flush(&self) -> io::Result<()>;
 
-    /// The file behind the disk, which the run keeps; `None` where there is no file.
-    fn fd(&self) -> Option<BorrowedFd<'_>> {
-        None
+    /// The file behind the disk, which the run keeps, first as content is copied out of it, then as it may be
+    /// open besides; nothing where there is no file.
+    fn fds(&self) -> Vec<BorrowedFd<'_>> {
+        Vec::new()
     }
 
     /// Copies content of another file here; the host's kernel does it where it can.

@@ -1,9 +1,9 @@
 //! A file that a run makes.
 #![forbid(unsafe_code)]
 
+use super::bytes::FileBytes;
 use super::copy::{self, Piece};
 use super::{Disk, Segments, check_range};
-use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::sync::OnceLock;
@@ -14,7 +14,7 @@ use std::sync::OnceLock;
 /// before (the source can't be read, a name is refused) destroys nothing.
 #[derive(Debug)]
 pub struct OutputFile {
-    file: File,
+    bytes: FileBytes,
     capacity: u64,
     emptied: OnceLock<Result<(), i32>>, // an error is the host's errno
 }
@@ -23,25 +23,18 @@ impl OutputFile {
     /// A disk of at most `capacity` bytes in `file`. A file that is empty now is never cut, so that the
     /// call for it is made only where something is in the way.
     #[must_use]
-    pub fn new(file: File, capacity: u64) -> Self {
+    pub fn new(file: impl Into<FileBytes>, capacity: u64) -> Self {
+        let bytes = file.into();
         let emptied = OnceLock::new();
-        if file.metadata().is_ok_and(|metadata| metadata.len() == 0) {
+        if bytes.file().metadata().is_ok_and(|metadata| metadata.len() == 0) {
             emptied.get_or_init(|| Ok(()));
         }
-        Self { file, capacity, emptied }
-    }
-
-    /// Waits until everything is on the disk.
-    ///
-    /// # Errors
-    /// The host's.
-    pub fn sync(&self) -> io::Result<()> {
-        self.file.sync_all()
+        Self { bytes, capacity, emptied }
     }
 
     /// Cuts what was there before, once. A failure stays one.
     fn empty(&self) -> io::Result<()> {
-        let cut = || self.file.set_len(0).map_err(|error| error.raw_os_error().unwrap_or(0));
+        let cut = || self.bytes.file().set_len(0).map_err(|error| error.raw_os_error().unwrap_or(0));
         self.emptied.get_or_init(cut).map_err(io::Error::from_raw_os_error)
     }
 }
@@ -57,7 +50,7 @@ impl Disk for OutputFile {
 
     fn read(&self, offset: u64, into: &mut dyn Segments) -> io::Result<()> {
         check_range(offset, into.len(), self.sectors())?;
-        let read = if self.emptied.get().is_some() { into.read_file(self.file.as_fd(), offset)? } else { 0 };
+        let read = if self.emptied.get().is_some() { self.bytes.read(offset, into)? } else { 0 };
         into.zero_from(read);
         Ok(())
     }
@@ -65,29 +58,29 @@ impl Disk for OutputFile {
     fn write(&self, offset: u64, from: &dyn Segments) -> io::Result<()> {
         check_range(offset, from.len(), self.sectors())?;
         self.empty()?;
-        from.write_file(self.file.as_fd(), offset)
+        self.bytes.write(offset, from)
     }
 
-    /// Durability is left to the kernel, as with qemu-img's default cache mode for new images.
     fn flush(&self) -> io::Result<()> {
-        self.empty()
+        self.empty()?;
+        self.bytes.flush()
     }
 
-    fn fd(&self) -> Option<BorrowedFd<'_>> {
-        Some(self.file.as_fd())
+    fn fds(&self) -> Vec<BorrowedFd<'_>> {
+        self.bytes.fds()
     }
 
     fn copy_in(&self, offset: u64, from: Piece<'_>) -> io::Result<()> {
         check_range(offset, from.len, self.sectors())?;
         self.empty()?;
-        copy::to_file(self.file.as_fd(), offset, from)
+        copy::to_file(self.bytes.file().as_fd(), offset, from)
     }
 
     fn finish(&self, len: u64) -> io::Result<()> {
         if len > self.capacity {
             return Err(io::ErrorKind::FileTooLarge.into());
         }
-        self.file.set_len(len)
+        self.bytes.file().set_len(len)
     }
 }
 
@@ -104,7 +97,7 @@ mod tests {
     }
 
     fn len(disk: &OutputFile) -> u64 {
-        disk.file.metadata().expect("open").len()
+        disk.bytes.file().metadata().expect("open").len()
     }
 
     fn content(disk: &OutputFile, len: usize) -> Vec<u8> {

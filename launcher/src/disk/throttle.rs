@@ -60,8 +60,8 @@ impl Disk for Throttled {
         self.disk.flush()
     }
 
-    fn fd(&self) -> Option<BorrowedFd<'_>> {
-        self.disk.fd()
+    fn fds(&self) -> Vec<BorrowedFd<'_>> {
+        self.disk.fds()
     }
 
     fn copy_in(&self, offset: u64, from: Piece<'_>) -> io::Result<()> {

@@ -60,6 +60,8 @@ pub enum Failure {
         /// The host's errno.
         errno: i32,
     },
+    /// Nobody reads from the pipe that the target is.
+    Deserted,
     /// The host has no room to reserve for the target.
     Reserve {
         /// The user's words for the target.

@@ -15,16 +15,20 @@ pub mod name;
 mod name_error;
 pub mod open;
 pub mod options;
+pub mod pipe;
 pub mod reserve;
 pub mod size;
 pub mod target;
 
 use crate::disk::Disk;
+use crate::disk::bytes::FileBytes;
+use crate::disk::file::SourceFile;
 use crate::machine::MachineError;
 use instar_abi::format::Format;
 use instar_abi::reply::{End, Frame};
-use instar_abi::request::{Access, Answer, Budget, Compression, DiskId, Layer, LayerId, Op, Request, TargetFormat};
-use open::Opened;
+use instar_abi::request::{
+    Access, Answer, Budget, Compression, DiskId, HostExtent, Layer, LayerId, Op, Request, TargetFormat,
+};
 use std::sync::Arc;
 
 /// One run of a guest: the op, the bytes behind its devices, what it is asked, what it may use.
@@ -120,9 +124,9 @@ fn request(op: Op, budget: Budget, lanes: u8) -> Result<Request, rustix::io::Err
 
 impl Job {
     /// Adds a disk that is only read.
-    fn add_source(&mut self, opened: Opened, data: Option<Vec<instar_abi::request::HostExtent>>) -> DiskId {
-        let disk = instar_abi::request::Disk { len: opened.len, access: Access::ReadOnly, data };
-        self.add_disk(disk, Arc::new(crate::disk::file::SourceFile::new(opened.file, opened.len)))
+    fn add_source(&mut self, bytes: impl Into<FileBytes>, len: u64, data: Option<Vec<HostExtent>>) -> DiskId {
+        let disk = instar_abi::request::Disk { len, access: Access::ReadOnly, data };
+        self.add_disk(disk, Arc::new(SourceFile::new(bytes, len)))
     }
 
     fn add_disk(&mut self, disk: instar_abi::request::Disk, bytes: Arc<dyn Disk>) -> DiskId {

@@ -1,6 +1,7 @@
 //! Files that the user named: opened, looked at from outside, claimed.
 #![forbid(unsafe_code)]
 
+use crate::disk::bytes::FileBytes;
 use crate::disk::lock::{self, Claim, LockError};
 use crate::render::image_file::Protocol;
 use rustix::fs::{self, FileType, Mode, OFlags, SeekFrom};
@@ -54,12 +55,24 @@ pub enum OpenError {
     Lock(LockError),
     /// The source and the target are one file.
     SameFile,
+    /// A pipe, which takes raw images only.
+    Pipe,
+    /// The file system has no `O_DIRECT`, which the cache mode takes.
+    NoDirect,
 }
 
 impl From<Errno> for OpenError {
     fn from(errno: Errno) -> Self {
         Self::Host(errno.raw_os_error())
     }
+}
+
+/// Reaches a file's bytes as a cache mode has it: see [`FileBytes`].
+///
+/// # Errors
+/// [`OpenError::NoDirect`], or the host's.
+pub fn in_cache_mode(bytes: Result<FileBytes, Errno>) -> Result<FileBytes, OpenError> {
+    bytes.map_err(|errno| if errno == Errno::INVAL { OpenError::NoDirect } else { errno.into() })
 }
 
 /// A path of the user's bytes.

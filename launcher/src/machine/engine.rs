@@ -62,7 +62,7 @@ impl Machine for Engine {
 
 /// The descriptors of the job's disks; everything else above standard error is closed before a run.
 fn close_others(job: &Job<'_>, more: Option<&File>) {
-    let disks = job.disks.iter().filter_map(|disk| disk.fd()).map(|fd| fd.as_raw_fd());
+    let disks = job.disks.iter().flat_map(|disk| disk.fds()).map(|fd| fd.as_raw_fd());
     process::close_others(&disks.chain(more.map(|file| file.as_raw_fd())).collect::<Vec<_>>());
 }
 

@@ -196,6 +196,19 @@ impl Segments for GuestSegments<'_> {
         }
     }
 
+    fn take(&self, at: u64, bytes: &mut [u8]) {
+        let (mut skip, mut rest) = (usize::try_from(at).unwrap_or(usize::MAX), bytes);
+        for slice in &self.slices {
+            let skipped = skip.min(slice.len());
+            skip -= skipped;
+            let (now, later) = rest.split_at_mut(rest.len().min(slice.len() - skipped));
+            if let Ok(part) = slice.subslice(skipped, now.len()) {
+                part.copy_to(now);
+            }
+            rest = later;
+        }
+    }
+
     fn zero_from(&mut self, at: u64) {
         const ZEROS: [u8; 4096] = [0; 4096];
         let mut at = at;

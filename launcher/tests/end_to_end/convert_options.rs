@@ -184,7 +184,15 @@ fn room_is_reserved_as_by_qemu_img() {
     let Some(instar) = instar(&["qemu-img"]) else { return };
     let directory = scratch();
     make(directory.path(), "seq 1 300000 >a; truncate -s 9M a");
-    for (format, mode) in [("raw", "falloc"), ("raw", "full")] {
+    for (format, mode) in [
+        ("raw", "falloc"),
+        ("raw", "full"),
+        ("qcow2", "metadata"),
+        ("qcow2", "falloc"),
+        ("qcow2", "full"),
+        ("qcow2", "full,cluster_size=4k"),
+        ("qcow2", "falloc,extended_l2=on"),
+    ] {
         let options = format!("preallocation={mode}");
         let call = ["-f", "raw", "-O", format, "-o", &options, "a"];
         if !converts(directory.path(), &instar, "-o preallocation", &[&call[..], &["out"]].concat()) {
@@ -195,6 +203,15 @@ fn room_is_reserved_as_by_qemu_img() {
         assert!(ours + (256 << 10) >= theirs, "{format} {mode}: {ours} bytes, qemu-img's has {theirs}");
         let len = |name: &str| std::fs::metadata(directory.path().join(name)).expect("it is there").len();
         assert!(len("out") + (256 << 10) >= len("theirs"), "{format} {mode}");
+        if format == "qcow2" {
+            make(directory.path(), "qemu-img check -f qcow2 out >/dev/null");
+            let mapped = |name: &str| {
+                let map = run(directory.path(), Path::new("qemu-img"), &["map", "--output=json", "-f", "qcow2", name]);
+                let text = String::from_utf8(map.stdout).expect("UTF-8");
+                text.matches("\"present\": false").count()
+            };
+            assert_eq!(mapped("out"), mapped("theirs"), "{mode}: nothing is left unmapped");
+        }
         make(directory.path(), &format!("qemu-img compare -f raw -F {format} a out >/dev/null; rm out theirs"));
     }
 }
@@ -222,6 +239,45 @@ fn without_room_nothing_is_left_and_qemu_imgs_words_are_said() {
         assert_eq!(ours.1, theirs.1, "{format} {mode}");
         assert_eq!(ours.0, "1\n", "{format} {mode}: nothing is left");
     }
+}
+
+#[test]
+fn data_files() {
+    let Some(instar) = instar(&["qemu-img"]) else { return };
+    let directory = scratch();
+    make(directory.path(), "seq 1 300000 >a; truncate -s 9M a; mkdir sub; head -c 20M /dev/zero | tr '\\0' x >old");
+    for (options, data, target) in [
+        ("data_file=d", "d", "out"),
+        ("data_file=d,data_file_raw=on", "d", "out"),
+        ("data_file=d,preallocation=full", "d", "out"),
+        ("data_file=d,data_file_raw=on,extended_l2=on", "d", "out"),
+        ("data_file=old", "old", "out"),
+    ] {
+        let call = ["-f", "raw", "-O", "qcow2", "-o", options, "a", target];
+        if !converts(directory.path(), &instar, "-o data_file", &call) {
+            assert!(!directory.path().join("d").exists(), "{options}");
+            continue;
+        }
+        make(
+            directory.path(),
+            &format!(
+                "qemu-img check -f qcow2 {target} >/dev/null; qemu-img compare -f raw -F qcow2 a {target} >/dev/null; \
+                 test $(stat -c %s {data}) = $(stat -c %s a)"
+            ),
+        );
+        if options.contains("raw=on") {
+            make(directory.path(), &format!("cmp a {data}"));
+        }
+        let ours = facts(directory.path(), target);
+        make(directory.path(), &format!("rm {target} {data}; qemu-img convert {}", call.join(" ")));
+        assert_eq!(ours, facts(directory.path(), target), "{options}");
+        make(directory.path(), &format!("rm {target} {data}"));
+    }
+    // One that fails leaves neither.
+    make(directory.path(), "rm -f old; head -c 100 /dev/urandom >noise");
+    let call = ["convert", "-f", "qcow2", "-O", "qcow2", "-o", "data_file=d", "noise", "out"];
+    assert_eq!(run(directory.path(), &instar, &call).status.code(), Some(1));
+    assert!(!directory.path().join("d").exists() && !directory.path().join("out").exists());
 }
 
 #[test]
@@ -271,12 +327,99 @@ fn options_without_effect_are_accepted() {
     let Some(instar) = instar(&["qemu-img"]) else { return };
     let directory = scratch();
     make(directory.path(), "seq 1 100000 >a; truncate -s 1M a");
-    for options in [&["-C"][..], &["-W"], &["-t", "none"], &["-T", "none", "-t", "writeback"], &["-m", "16"], &["-U"]] {
+    for options in [&["-W"][..], &["-m", "16"], &["-U"]] {
         let call = [options, &["-f", "raw", "-O", "qcow2", "a"]].concat();
         same_as_qemu_img(directory.path(), &instar, options[0], &call);
     }
     let output = shell(directory.path(), &format!("{} convert -f raw a /dev/stdout >out; cmp a out", instar.display()));
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn cache_modes_change_no_byte() {
+    let Some(instar) = instar(&["qemu-img"]) else { return };
+    // On a disk where there is one, and of a length that ends within a block.
+    let directory = tempfile::tempdir().expect("a directory");
+    make(directory.path(), "seq 1 400000 >a; head -c 3M /dev/urandom >>a; truncate -s 9000k a; head -c 512 a >>a");
+    for mode in ["none", "off", "writeback", "writethrough", "directsync", "unsafe"] {
+        for format in ["raw", "qcow2"] {
+            let call = ["-t", mode, "-T", mode, "-f", "raw", "-O", format, "a"];
+            let output = run(directory.path(), &instar, &[&["convert"], &call[..], &["out"]].concat());
+            let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+            if errors.contains("filesystem does not support O_DIRECT") {
+                println!("skipped: needs a file system with O_DIRECT");
+                continue;
+            }
+            assert!(output.status.success(), "{mode} {format}: {errors}");
+            make(directory.path(), &format!("qemu-img compare -f raw -F {format} a out >/dev/null"));
+            if format == "raw" {
+                make(directory.path(), "cmp a out; qemu-img create -q -f raw out 9M");
+                let there = ["convert", "-n", "-t", mode, "-T", mode, "-f", "raw", "a", "out"];
+                assert!(run(directory.path(), &instar, &there).status.success(), "{mode}");
+                make(directory.path(), "head -c $(stat -c %s a) out | cmp - a");
+            }
+            make(directory.path(), "rm out");
+        }
+    }
+}
+
+#[test]
+fn a_file_system_without_o_direct_is_told_in_qemu_imgs_words() {
+    let Some(instar) = instar(&["qemu-img"]) else { return };
+    let directory = scratch();
+    make(directory.path(), "seq 1 1000 >a; truncate -s 1M a; mkdir small");
+    let mount = "mount -t ramfs none small";
+    if !shell(directory.path(), &format!("unshare -rm {mount} 2>/dev/null")).status.success() {
+        println!("skipped: needs a mount namespace with a file system in memory");
+        return;
+    }
+    for options in
+        ["-t none a small/out", "-t directsync -O qcow2 a small/out", "-T none small/a out", "-n -t none a small/a"]
+    {
+        let session = |program: &str| {
+            let script = format!("{mount}; cp a small; set +e; {program} convert -f raw {options}; echo $?");
+            let output = shell(directory.path(), &format!("unshare -rm sh -euc '{script}'"));
+            (output.stdout, String::from_utf8_lossy(&output.stderr).into_owned())
+        };
+        let as_qemu_img = instar.with_file_name("qemu-img").display().to_string();
+        assert_eq!(session(&as_qemu_img), session("qemu-img"), "{options}");
+    }
+}
+
+#[test]
+fn raw_images_go_down_pipes() {
+    let Some(instar) = instar(&["qemu-img"]) else { return };
+    let directory = scratch();
+    make(
+        directory.path(),
+        "seq 1 900000 >a; truncate -s 9M a; truncate -s 70M a; seq 1 100 >>a; truncate -s 100M a; : >empty; \
+         qemu-img convert -c -f raw -O qcow2 a c; mkfifo fifo",
+    );
+    let instar = instar.display();
+    for session in [
+        "$i convert -f raw a /dev/stdout | cmp - a",
+        "$i convert -f raw -m 4 a /dev/fd/1 | cmp - a",
+        "$i convert c /dev/stdout | cmp - a",
+        "$i convert -S 0 c c /dev/stdout | (head -c 100M | cmp - a; cmp - a)",
+        "$i convert -f raw -r 1G a /dev/stdout | cmp - a",
+        "$i convert -f raw -C a /dev/stdout | cmp - a",
+        "$i convert -f raw -p a /dev/stdout 2>progress | cmp - a; grep -q 100.00/100 progress",
+        "$i convert -f raw empty /dev/stdout | cmp - empty",
+        "cmp fifo a & $i convert -f raw a fifo; wait $!",
+        // A redirected file is a file.
+        "$i convert -f raw a /dev/stdout >out; cmp out a; rm out",
+        "$i convert -f raw -O qcow2 a /dev/stdout >out; qemu-img compare -f raw -F qcow2 a out >/dev/null; rm out",
+    ] {
+        make(directory.path(), &format!("i={instar}; {session}"));
+    }
+    let refused =
+        shell(directory.path(), &format!("{instar} convert -f raw -O qcow2 a /dev/stdout | cat >out; test ! -s out"));
+    let text = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(refused.status.success() && text.contains("'/dev/stdout' is a pipe"), "{text}");
+    // Whoever reads no more wants no message.
+    let script = format!("({instar} convert -f raw a /dev/stdout || echo $? >code) | head -c 1 >/dev/null; cat code");
+    let deserted = shell(directory.path(), &script);
+    assert_eq!((deserted.stdout, deserted.stderr), (b"1\n".to_vec(), vec![]));
 }
 
 #[test]

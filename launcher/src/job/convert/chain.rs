@@ -4,12 +4,13 @@
 use super::inputs::Inputs;
 use super::outputs::{DATA_FILE, Output, Outputs, TARGET};
 use super::{Meant, News};
+use crate::disk::bytes::{CacheMode, FileBytes};
 use crate::disk::lock::Claim;
-use crate::gate::Gate;
 use crate::gate::policy::{Policy, PolicyError};
+use crate::gate::{Gate, Refusal};
 use crate::job::failure::{Failure, GuestFailure, NamedError, NamedFailure, Names};
 use crate::job::info::chain_format;
-use crate::job::open::{FileId, Opened, path_of};
+use crate::job::open::{self, FileId, Opened, path_of};
 use crate::job::{Job, Machine, Then, extents, limits, op_image, request};
 use crate::render::image_file::full_backing_name;
 use crate::render::report::Lie;
@@ -30,6 +31,7 @@ pub(super) struct Chain {
     roots: Vec<usize>,   // of each layer: which of the user's images it lies below
     users: Vec<FileId>,  // of each of the user's images
     claim: Claim,
+    cache: CacheMode, // of all that is read
 }
 
 impl Chain {
@@ -44,20 +46,23 @@ impl Chain {
             sparse_len: meant.sparse_len,
             any_order: meant.any_order,
             salvage: meant.salvage,
-            offload: meant.offload,
+            // What goes down a pipe goes in order, past no other way.
+            offload: meant.offload && !outputs.target.is_pipe(),
         });
-        let request =
-            request(op, limits::CONVERT_BUDGET, meant.lanes).map_err(|e| Failure::Random(e.raw_os_error()))?;
+        // One lane writes in order.
+        let lanes = if outputs.target.is_pipe() { 1 } else { meant.lanes };
+        let request = request(op, limits::CONVERT_BUDGET, lanes).map_err(|e| Failure::Random(e.raw_os_error()))?;
         let job = Job { op: op_image(&request.op), disks: Vec::new(), request, limits: limits::CONVERT };
         let mut names = Names { target_format: Some(meant.format_name()), ..Names::default() };
         names.asked.clone_from(&meant.asked);
         let (users, claim) = (inputs.ids(), inputs.claim);
-        let mut chain = Self { job, names, paths: Vec::new(), roots: Vec::new(), users, claim };
+        let mut chain =
+            Self { job, names, paths: Vec::new(), roots: Vec::new(), users, claim, cache: meant.source_cache };
         let mut sources = Vec::new();
         for (index, (name, opened)) in meant.sources.iter().zip(inputs.sources).enumerate() {
             let window = name.window(opened.len).map_err(|error| Failure::Name { typed: name.typed.clone(), error })?;
             let layer = Layer { disk: DiskId(0), format: name.format(), raw_gate: meant.raw_gate, window };
-            sources.push(chain.add_image(index, &name.typed, opened, layer));
+            sources.push(chain.add_image(index, &name.typed, opened, layer)?);
             if index == 0 {
                 chain.names.top.clone_from(&name.typed);
                 chain.add_output(&outputs.target);
@@ -67,9 +72,10 @@ impl Chain {
         let new_backing = meant.backing.as_ref().zip(inputs.backing).map(|(backing, opened)| {
             let format = Some(backing.format);
             let layer = Layer { disk: DiskId(0), format, raw_gate: meant.raw_gate, window: None };
-            let layer = chain.add_image(meant.sources.len(), &backing.name, opened, layer);
-            NewBacking { name: backing.name.clone(), format: backing.format.name().into(), layer }
+            let layer = chain.add_image(meant.sources.len(), &backing.name, opened, layer)?;
+            Ok(NewBacking { name: backing.name.clone(), format: backing.format.name().into(), layer })
         });
+        let new_backing = new_backing.transpose()?;
         let new_data_file = meant.data_file.as_ref().map(|file| NewDataFile {
             name: file.name.clone(),
             disk: DATA_FILE,
@@ -113,12 +119,17 @@ impl Chain {
     }
 
     /// Adds an image of the user's, the `root`-th.
-    fn add_image(&mut self, root: usize, typed: &[u8], opened: Opened, layer: Layer) -> LayerId {
+    fn add_image(&mut self, root: usize, typed: &[u8], opened: Opened, layer: Layer) -> Result<LayerId, Failure> {
         self.add_layer_of(root, opened.path.clone(), typed);
         self.names.disks.push(opened.path.as_os_str().as_encoded_bytes().to_vec());
         let data = extents::of(&opened.file, opened.len);
-        let disk = self.job.add_source(opened, data);
-        self.job.add_layer(Layer { disk, ..layer })
+        let bytes = open::in_cache_mode(FileBytes::source(opened.file, self.cache)).map_err(|error| Failure::Open {
+            typed: typed.to_vec(),
+            path: opened.path.as_os_str().as_encoded_bytes().to_vec(),
+            error,
+        })?;
+        let disk = self.job.add_source(bytes, opened.len, data);
+        Ok(self.job.add_layer(Layer { disk, ..layer }))
     }
 
     /// Runs until the guest needs nothing more.
@@ -205,7 +216,9 @@ impl Chain {
             .map_err(|refusal| failed(NamedError::Refused(refusal)))?;
         let path = opened.path.clone();
         let data = extents::of(&opened.file, opened.len);
-        let disk = self.job.add_source(opened, data);
+        let bytes = FileBytes::source(opened.file, self.cache)
+            .map_err(|errno| failed(NamedError::Refused(Refusal::Host(errno.raw_os_error()))))?;
+        let disk = self.job.add_source(bytes, opened.len, data);
         self.names.disks.push(path.as_os_str().as_encoded_bytes().to_vec());
         let given = match need.kind {
             NeedKind::Backing => {

@@ -37,7 +37,7 @@ impl Inputs {
                 let refusal = match error {
                     OpenError::Host(errno) => Refusal::Host(errno),
                     OpenError::Lock(error) => Refusal::Lock(error),
-                    OpenError::Kind | OpenError::SameFile => Refusal::Kind,
+                    OpenError::Kind | OpenError::SameFile | OpenError::Pipe | OpenError::NoDirect => Refusal::Kind,
                 };
                 Failure::Named(Box::new(NamedFailure {
                     top: meant.target.clone(),

@@ -10,6 +10,7 @@ use super::Machine;
 use super::failure::Failure;
 use super::name::ImageName;
 use super::reserve::Preallocation;
+use crate::disk::bytes::CacheMode;
 use crate::disk::existing::Content;
 use crate::gate::policy::{Policy, PolicyError};
 use chain::Chain;
@@ -49,8 +50,10 @@ pub struct Meant {
     pub offload: bool,
     /// Most bytes a second that are written.
     pub rate: Option<NonZeroU64>,
-    /// The target is to be on the disk, not only in the page cache, when the run ends.
-    pub durable: bool,
+    /// How the target is written.
+    pub cache: CacheMode,
+    /// How the source is read.
+    pub source_cache: CacheMode,
     /// When unknown content is raw, and when an unrecorded format is guessed.
     pub raw_gate: RawGate,
     /// Lanes for the mover.
@@ -120,7 +123,11 @@ pub fn run(
     let inputs = Inputs::open(meant)?;
     // Before there is anything to clean up.
     machine.catch_signals().map_err(Failure::NoEnd)?;
-    let outputs = Outputs::open(meant, &inputs.ids())?;
-    let lengths = Chain::new(meant, inputs, &outputs)?.run(meant, policy, machine, on_news)?;
+    let outputs = Outputs::open(meant, &inputs.ids(), machine)?;
+    let ran = Chain::new(meant, inputs, &outputs)?.run(meant, policy, machine, on_news);
+    if ran.is_err() && outputs.target.is_deserted() {
+        return Err(Failure::Deserted);
+    }
+    let lengths = ran?;
     outputs.keep(&lengths, meant, machine)
 }

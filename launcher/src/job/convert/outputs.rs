@@ -3,11 +3,14 @@
 
 use super::Meant;
 use crate::disk::Disk as DiskBytes;
+use crate::disk::bytes::FileBytes;
 use crate::disk::existing::{Content, ExistingFile};
 use crate::disk::output::OutputFile;
+use crate::disk::pipe::PipeOutput;
 use crate::disk::throttle::Throttled;
 use crate::job::failure::Failure;
 use crate::job::open::{self, FileId, OpenError, path_of};
+use crate::job::pipe;
 use crate::job::reserve::{self, Preallocation};
 use crate::job::target::Target;
 use crate::job::{Machine, NoEnd, limits};
@@ -17,6 +20,7 @@ use instar_abi::reply::FinalLength;
 use instar_abi::request::{Before, DiskId, TargetFormat};
 use std::fs::File;
 use std::io;
+use std::os::fd::AsFd as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -49,13 +53,19 @@ pub(super) struct Output {
 enum Place {
     New(Target),
     There(File),
+    Pipe(File),
 }
 
 impl Outputs {
     /// Opens or makes them. `inputs`: what none of them may be.
-    pub fn open(meant: &Meant, inputs: &[FileId]) -> Result<Self, Failure> {
+    pub fn open(meant: &Meant, inputs: &[FileId], machine: &dyn Machine) -> Result<Self, Failure> {
         if let Some(content) = meant.existing {
             return Ok(Self { target: Output::existing(meant, content, inputs)?, data: None });
+        }
+        let stop = || machine.stop_signal().is_some();
+        let piped = pipe::open(path_of(&meant.target_path), &stop);
+        if let Some(file) = piped.map_err(|error| create_failed(meant, &meant.target, error))? {
+            return Ok(Self { target: Output::pipe(meant, file)?, data: None });
         }
         let target = Output::new(meant, &meant.target, &meant.target_path, inputs)?;
         let data = meant.data_file.as_ref().map(|file| {
@@ -99,14 +109,14 @@ impl Outputs {
         // The image names its data file, so that must be there first.
         let data = match self.data {
             Some(Output { place: Place::New(target), name, .. }) => {
-                Some(target.keep(meant.durable).map_err(|error| keep_failed(&name, &error))?)
+                Some(target.keep(meant.cache.is_durable()).map_err(|error| keep_failed(&name, &error))?)
             }
             _ => None,
         };
         let kept = match self.target.place {
-            Place::New(target) => target.keep(meant.durable).map(drop),
-            Place::There(file) if meant.durable => file.sync_all(),
-            Place::There(_) => Ok(()),
+            Place::New(target) => target.keep(meant.cache.is_durable()).map(drop),
+            Place::There(file) if meant.cache.is_durable() => file.sync_all(),
+            Place::There(_) | Place::Pipe(_) => Ok(()),
         };
         if let (Err(_), Some(data)) = (&kept, data) {
             data.take_back();
@@ -123,7 +133,7 @@ impl Output {
         let capacity = limits::OUTPUT_CAPACITY;
         Ok(Self {
             name: name.to_vec(),
-            bytes: throttled(meant, Arc::new(OutputFile::new(file, capacity))),
+            bytes: throttled(meant, Arc::new(OutputFile::new(in_cache_mode(meant, path, file)?, capacity))),
             len: 0,
             capacity,
             before: Before::Empty,
@@ -132,11 +142,41 @@ impl Output {
         })
     }
 
+    /// A pipe: only raw can be written without going back, every byte of it.
+    fn pipe(meant: &Meant, file: File) -> Result<Self, Failure> {
+        if meant.format != TargetFormat::Raw || meant.data_file.is_some() {
+            return Err(create_failed(meant, &meant.target, OpenError::Pipe));
+        }
+        let errno = |error: io::Error| create_failed(meant, &meant.target, OpenError::Host(errno(&error)));
+        let capacity = limits::OUTPUT_CAPACITY;
+        Ok(Self {
+            name: meant.target.clone(),
+            bytes: throttled(meant, Arc::new(PipeOutput::new(file.try_clone().map_err(errno)?, capacity))),
+            len: capacity,
+            capacity,
+            // Zeros are written, too.
+            before: Before::Unknown { len: capacity },
+            there: None,
+            place: Place::Pipe(file),
+        })
+    }
+
+    /// Whether it is a pipe that nobody reads from any more.
+    pub fn is_deserted(&self) -> bool {
+        matches!(&self.place, Place::Pipe(file) if pipe::is_deserted(file.as_fd()))
+    }
+
+    /// Whether its bytes must come in order.
+    pub fn is_pipe(&self) -> bool {
+        matches!(self.place, Place::Pipe(_))
+    }
+
     /// What is there: raw keeps its length, an image on a file may grow.
     fn existing(meant: &Meant, content: Content, inputs: &[FileId]) -> Result<Self, Failure> {
         let open_failed = |error| Failure::Open { typed: meant.target.clone(), path: meant.target_path.clone(), error };
         let there = open::existing(path_of(&meant.target_path), inputs).map_err(open_failed)?;
         let file = there.file.try_clone().map_err(|error| open_failed(OpenError::Host(errno(&error))))?;
+        let bytes = in_cache_mode(meant, &meant.target_path, there.file)?;
         let is_image = matches!(meant.format, TargetFormat::Existing { .. });
         let len = if is_image { there.len } else { there.len / 512 * 512 };
         let capacity = if is_image && there.protocol == Protocol::File { limits::OUTPUT_CAPACITY } else { len };
@@ -146,7 +186,7 @@ impl Output {
         };
         Ok(Self {
             name: meant.target.clone(),
-            bytes: throttled(meant, Arc::new(ExistingFile::new(there.file, capacity))),
+            bytes: throttled(meant, Arc::new(ExistingFile::new(bytes, capacity))),
             len,
             capacity,
             before,
@@ -173,6 +213,15 @@ fn throttled(meant: &Meant, bytes: Arc<dyn DiskBytes>) -> Arc<dyn DiskBytes> {
         Some(rate) => Arc::new(Throttled::new(bytes, rate)),
         None => bytes,
     }
+}
+
+fn in_cache_mode(meant: &Meant, path: &[u8], file: File) -> Result<FileBytes, Failure> {
+    // qemu-img makes a target first and opens it then.
+    open::in_cache_mode(FileBytes::output(file, meant.cache)).map_err(|error| Failure::Open {
+        typed: meant.target.clone(),
+        path: path.to_vec(),
+        error,
+    })
 }
 
 fn create_failed(meant: &Meant, name: &[u8], error: OpenError) -> Failure {

@@ -91,6 +91,10 @@ pub(super) fn open(path: &[u8], error: &OpenError) -> Message {
         }
         OpenError::Kind => Message::new(format!("'file' driver requires '{}' to be a regular file", shown(path))),
         OpenError::Lock(error) => lock(path, *error),
+        OpenError::Pipe => Message::new(format!("'{}' is a pipe, and can only take a raw image", shown(path))),
+        OpenError::NoDirect => {
+            Message::new(format!("Could not open '{}': filesystem does not support O_DIRECT", shown(path)))
+        }
         OpenError::SameFile => Message::new(format!("'{}' is source and target at once", shown(path))),
     }
 }
@@ -101,6 +105,8 @@ pub(super) fn create(typed: &[u8], name: &[u8], format: &str, error: &OpenError)
         OpenError::Host(errno) => Message::new(format!("Could not create '{}': {}", shown(name), errno_text(*errno))),
         OpenError::Kind => Message::new(format!("Could not create '{}': Not a regular file", shown(name))),
         OpenError::Lock(error) => lock(name, *error),
+        OpenError::Pipe => Message::new(format!("'{}' is a pipe, and can only take a raw image", shown(name))),
+        OpenError::NoDirect => Message::new("filesystem does not support O_DIRECT"),
         // What qemu-img finds when it tries to lock its own source for writing.
         OpenError::SameFile => Message {
             hint: Some("source and target are one file; name another target".to_owned()),

@@ -70,6 +70,8 @@ pub fn failure(failure: &Failure) -> Option<Message> {
         Failure::Keep { typed, errno } => {
             Message::new(format!("Could not put '{}' in its place: {}", shown(typed), errno_text(*errno)))
         }
+        // As with any output that is not wanted any more.
+        Failure::Deserted => return None,
         Failure::Reserve { typed, format, of_data_file, by_zeros, errno } => {
             let what =
                 if *by_zeros { "Could not write zeros for preallocation" } else { "Could not preallocate new data" };
