@@ -27,6 +27,11 @@ impl MemoryDisk {
         self.bytes.lock().unwrap().clone()
     }
 
+    /// Empties it.
+    pub fn truncate(&self) {
+        self.bytes.lock().unwrap().clear();
+    }
+
     /// Bytes of all sectors ever written.
     pub fn written(&self) -> u64 {
         self.written.lock().unwrap().iter().filter(|written| **written).count() as u64 * SECTOR_LEN

@@ -1,7 +1,10 @@
 //! convert against qemu-img: content, cleanliness and size of what comes out.
 
+mod mapped;
+mod offload;
 mod options;
 mod overlay;
+mod salvage;
 mod sources;
 mod window;
 
@@ -46,15 +49,28 @@ fn run(request: &Request, disks: &[MemoryDisk]) -> Result<Vec<u8>, Error> {
 }
 
 fn run_in(machine: &mut Machine, request: &Request, disks: &[MemoryDisk]) -> Result<Vec<u8>, Error> {
-    match convert(request, machine)? {
-        End::Done { lengths } => {
-            let [length] = lengths.as_slice() else { panic!("{lengths:?}") };
-            let mut bytes = disks[length.disk.0 as usize].bytes();
-            assert!(bytes.len() as u64 <= length.len, "written past the end");
-            bytes.resize(length.len as usize, 0);
-            Ok(bytes)
-        }
-        other => panic!("{other:?}"),
+    let mut outputs = run_all(machine, request, disks)?;
+    assert_eq!(outputs.len(), 1);
+    Ok(outputs.remove(0))
+}
+
+/// Runs a job to its end; the bytes of every output at its exact length, the target first.
+fn run_all(machine: &mut Machine, request: &Request, disks: &[MemoryDisk]) -> Result<Vec<Vec<u8>>, Error> {
+    let End::Done { lengths } = convert(request, machine)? else { panic!("not done") };
+    let output = |length: &FinalLength| {
+        let mut bytes = disks[length.disk.0 as usize].bytes();
+        assert!(bytes.len() as u64 <= length.len, "written past the end");
+        bytes.resize(length.len as usize, 0);
+        bytes
+    };
+    Ok(lengths.iter().map(output).collect())
+}
+
+/// The parameters of a job.
+fn convert_of(job: &mut Request) -> &mut Convert {
+    match &mut job.op {
+        Op::Convert(convert) => convert,
+        Op::Info { .. } => panic!("not a convert"),
     }
 }
 

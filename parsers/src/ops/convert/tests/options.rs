@@ -9,7 +9,7 @@ use serde_json::Value as Json;
 use std::path::Path;
 
 /// Text-like bytes here and there: runs of a few bytes, of odd lengths, and holes; no multiple of any cluster size.
-fn content(len: usize) -> Vec<u8> {
+pub fn content(len: usize) -> Vec<u8> {
     let mut bytes = vec![0; len];
     let mut state = 1u64;
     let mut at = 3000;
@@ -70,7 +70,7 @@ pub fn check(dir: &Path, options: &Qcow2Options, theirs: &str, sparse_len: u32) 
     }
 }
 
-fn options(change: impl FnOnce(&mut Qcow2Options)) -> Qcow2Options {
+pub fn options(change: impl FnOnce(&mut Qcow2Options)) -> Qcow2Options {
     let mut options = Qcow2Options::default();
     change(&mut options);
     options

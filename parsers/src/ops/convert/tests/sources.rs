@@ -1,17 +1,10 @@
 //! Several sources, internal snapshots, and raw targets that exist.
 
-use super::{check_clean, job, read, run};
+use super::{check_clean, convert_of, job, read, run};
 use crate::testing::{qemu_img, qemu_io, scratch};
 use instar_abi::error::{Error, Qcow2Error, TargetError};
 use instar_abi::format::Format;
-use instar_abi::request::{Before, Convert, LayerId, Op, Qcow2Options, Request, SnapshotName, TargetFormat};
-
-fn convert_of(job: &mut Request) -> &mut Convert {
-    match &mut job.op {
-        Op::Convert(convert) => convert,
-        Op::Info { .. } => panic!("not a convert"),
-    }
-}
+use instar_abi::request::{Before, Convert, LayerId, Qcow2Options, SnapshotName, TargetFormat};
 
 #[test]
 fn sources_are_read_one_behind_the_other() {
