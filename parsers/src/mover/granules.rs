@@ -16,7 +16,7 @@ use crate::store::Queue;
 use alloc::vec::Vec;
 use core::ops::Range;
 use instar_abi::error::Error;
-use instar_abi::request::{Disk, DiskId, LayerId};
+use instar_abi::request::{Access, Disk, DiskId, LayerId};
 use instar_io::{Blocks, SECTOR_LEN};
 
 /// Most marks of a stretch.
@@ -34,7 +34,7 @@ impl Source {
         granule: u64,
         group: u64,
     ) -> Result<(), Error> {
-        while stretch.room_end(self.next, group) > self.next && self.marks_room(stretch) > 0 {
+        while stretch.room_end(self.next, group) > self.next && self.marks_room(stretch, self.next) > 0 {
             let Some((extent, layer)) = self.extent(queue, disks)? else { return Ok(()) };
             let whole = match extent.end() {
                 end if end >= self.virtual_size => extent.len,
@@ -59,13 +59,14 @@ impl Source {
         Ok(())
     }
 
-    /// Bytes of marks that a stretch may still take.
-    fn marks_room(&self, stretch: &Stretch) -> u64 {
+    /// Bytes of marks that a stretch may still take from `at` on. What lies between marks counts, too: each part of the disk has a
+    /// table of its own.
+    fn marks_room(&self, stretch: &Stretch, at: u64) -> u64 {
         if stretch.marks.len() >= MARKS_MAX {
             return 0;
         }
-        let len = |(range, _): &(Range<u64>, Mark)| range.end.saturating_sub(range.start);
-        stretch.marks.iter().fold(self.wanted.marks_len_max, |room, mark| room.saturating_sub(len(mark)))
+        let start = stretch.marks.first().map_or(at, |(range, _)| range.start);
+        self.wanted.marks_len_max.saturating_sub(at.saturating_sub(start))
     }
 
     /// Adds whole granules of one kind, as many as fit; bytes added or passed over.
@@ -84,7 +85,7 @@ impl Source {
             (Kind::Data { disk, offset }, _) if self.wanted.offload => {
                 let len = copied_len(disks, &extent, disk, offset, granule);
                 if len > 0 {
-                    let len = len.min(self.marks_room(stretch));
+                    let len = len.min(self.marks_room(stretch, extent.start));
                     let mark = Mark::Copy { disk, offset };
                     stretch.marks.push((extent.start..extent.start.saturating_add(len), mark));
                     return len;
@@ -94,7 +95,7 @@ impl Source {
             _ => None,
         };
         if let Some(mark) = mark {
-            let len = extent.len.min(self.marks_room(stretch));
+            let len = extent.len.min(self.marks_room(stretch, extent.start));
             stretch.marks.push((extent.start..extent.start.saturating_add(len), mark));
             return len;
         }
@@ -162,12 +163,17 @@ impl Stretch {
     }
 }
 
-/// How many bytes of data the launcher can copy: whole sectors and whole granules that lie within their disk.
+/// How many bytes of data the launcher can copy: whole sectors and whole granules that lie within their disk, which
+/// is only read.
 fn copied_len(disks: &[Disk], extent: &Extent, disk: DiskId, offset: u64, granule: u64) -> u64 {
     if align::within(offset | extent.start, SECTOR_LEN) != 0 {
         return 0;
     }
-    let disk_len = usize::try_from(disk.0).ok().and_then(|index| disks.get(index)).map_or(0, |disk| disk.len);
+    let Some(Disk { access: Access::ReadOnly, len: disk_len, .. }) =
+        usize::try_from(disk.0).ok().and_then(|index| disks.get(index))
+    else {
+        return 0;
+    };
     let inside = align::down(disk_len.saturating_sub(offset), SECTOR_LEN);
     match extent.len {
         len if len <= inside && len <= COPY_LEN_MAX => len,

@@ -16,15 +16,16 @@ impl Writer {
     pub fn zero(&mut self, range: Range<u64>, complete: &mut Vec<(u64, Vec<u8>)>) -> Result<(), Error> {
         let mut placed = Placed::default();
         for (start, part) in clusters(range, self.layout.cluster_size()) {
-            if self.is_preallocated {
-                self.cluster(start, &mut placed)?;
+            let place = if self.is_preallocated {
+                self.cluster(start, &mut placed)? | entry::COPIED
             } else {
                 self.start_table(align::units(start, self.layout.l2_span()), &mut placed)?;
-            }
+                0
+            };
             if self.layout.extended_l2 {
                 self.set_subclusters(start, part, ZERO_BITS);
             } else {
-                self.set_entry(start, entry::ZERO);
+                self.set_entry(start, place | entry::ZERO);
             }
         }
         complete.append(&mut placed.tables);
