@@ -6,7 +6,7 @@ use super::grammar::UsageError;
 use crate::job::NoEnd;
 use crate::job::failure::Failure;
 use crate::render::errors::{self, Message};
-use std::io::{self, Write};
+use std::io::{self, IsTerminal as _, Write};
 use std::process::ExitCode;
 
 /// Standard output, standard error, and the program's name.
@@ -14,19 +14,27 @@ pub struct Terminal {
     mode: Mode,
     out: Box<dyn Write>,
     err: Box<dyn Write>,
+    watched: bool, // standard error is a terminal
 }
 
 impl Terminal {
     /// This process's streams.
     #[must_use]
     pub fn of_process(mode: Mode) -> Self {
-        Self::new(mode, Box::new(io::stdout()), Box::new(io::stderr()))
+        let watched = io::stderr().is_terminal();
+        Self { watched, ..Self::new(mode, Box::new(io::stdout()), Box::new(io::stderr())) }
     }
 
     /// Any streams.
     #[must_use]
     pub fn new(mode: Mode, out: Box<dyn Write>, err: Box<dyn Write>) -> Self {
-        Self { mode, out, err }
+        Self { mode, out, err, watched: false }
+    }
+
+    /// Whether a person may be watching standard error.
+    #[must_use]
+    pub fn is_watched(&self) -> bool {
+        self.watched
     }
 
     /// As which program messages are signed.
@@ -86,8 +94,14 @@ impl Terminal {
         }
     }
 
+    /// Writes to standard error what is no failure.
+    pub(super) fn note(&mut self, text: &str) {
+        // Nobody may be reading.
+        let _ = self.err.write_all(text.as_bytes());
+    }
+
     /// Writes to standard error; returns failure's exit code, as what is written there mostly is one.
-    pub(super) fn tell(&mut self, text: &str) -> ExitCode {
+    fn tell(&mut self, text: &str) -> ExitCode {
         // Nobody reads the complaint; the exit code still tells.
         let _ = self.err.write_all(text.as_bytes());
         ExitCode::FAILURE

@@ -6,6 +6,7 @@
 //! byte for byte. Failures are numbers until [`errors`] words them.
 #![forbid(unsafe_code)]
 
+pub mod bar;
 pub mod errors;
 pub mod escape;
 pub mod human;
