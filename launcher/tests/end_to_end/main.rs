@@ -3,6 +3,9 @@
 mod common;
 mod convert;
 mod convert_options;
+mod convert_targets;
 mod hostile;
 mod info_parity;
 mod info_safety;
+mod judge;
+mod overlays;

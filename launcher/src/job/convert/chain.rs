@@ -62,7 +62,7 @@ impl Chain {
         for (index, (name, opened)) in meant.sources.iter().zip(inputs.sources).enumerate() {
             let window = name.window(opened.len).map_err(|error| Failure::Name { typed: name.typed.clone(), error })?;
             let layer = Layer { disk: DiskId(0), format: name.format(), raw_gate: meant.raw_gate, window };
-            sources.push(chain.add_image(index, &name.typed, opened, layer)?);
+            sources.push(chain.add_image(index, (0, &name.typed), opened, layer)?);
             if index == 0 {
                 chain.names.top.clone_from(&name.typed);
                 chain.add_output(&outputs.target);
@@ -72,7 +72,8 @@ impl Chain {
         let new_backing = meant.backing.as_ref().zip(inputs.backing).map(|(backing, opened)| {
             let format = Some(backing.format);
             let layer = Layer { disk: DiskId(0), format, raw_gate: meant.raw_gate, window: None };
-            let layer = chain.add_image(meant.sources.len(), &backing.name, opened, layer)?;
+            // To the user it is what the target names.
+            let layer = chain.add_image(meant.sources.len(), (1, &meant.target), opened, layer)?;
             Ok(NewBacking { name: backing.name.clone(), format: backing.format.name().into(), layer })
         });
         let new_backing = new_backing.transpose()?;
@@ -104,27 +105,33 @@ impl Chain {
 
     /// The image that the target holds already, with what it names below it.
     fn add_target_image(&mut self, meant: &Meant, path: PathBuf, id: FileId) -> LayerId {
-        self.add_layer_of(self.users.len(), path, &meant.target);
+        self.add_layer_of(self.users.len(), path, (0, &meant.target));
         self.users.push(id);
         let format = Some(Format::Qcow2);
         self.job.add_layer(Layer { disk: TARGET, format, raw_gate: meant.raw_gate, window: None })
     }
 
     /// Notes what belongs to a layer of the user's that is added next.
-    fn add_layer_of(&mut self, root: usize, path: PathBuf, typed: &[u8]) {
+    fn add_layer_of(&mut self, root: usize, path: PathBuf, (depth, typed): (u32, &[u8])) {
         self.paths.push(path);
         self.roots.push(root);
-        self.names.depths.push(0);
+        self.names.depths.push(depth);
         self.names.tops.push(typed.to_vec());
     }
 
-    /// Adds an image of the user's, the `root`-th.
-    fn add_image(&mut self, root: usize, typed: &[u8], opened: Opened, layer: Layer) -> Result<LayerId, Failure> {
-        self.add_layer_of(root, opened.path.clone(), typed);
+    /// Adds an image of the user's, the `root`-th; `below`: how deep it lies below what the user calls so.
+    fn add_image(
+        &mut self,
+        root: usize,
+        below: (u32, &[u8]),
+        opened: Opened,
+        layer: Layer,
+    ) -> Result<LayerId, Failure> {
+        self.add_layer_of(root, opened.path.clone(), below);
         self.names.disks.push(opened.path.as_os_str().as_encoded_bytes().to_vec());
         let data = extents::of(&opened.file, opened.len);
         let bytes = open::in_cache_mode(FileBytes::source(opened.file, self.cache)).map_err(|error| Failure::Open {
-            typed: typed.to_vec(),
+            typed: below.1.to_vec(),
             path: opened.path.as_os_str().as_encoded_bytes().to_vec(),
             error,
         })?;
