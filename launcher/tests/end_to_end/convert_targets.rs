@@ -85,7 +85,13 @@ fn without_room_nothing_is_left_and_qemu_imgs_words_are_said() {
         println!("skipped: needs a mount namespace");
         return;
     }
-    for (format, mode) in [("raw", "falloc"), ("raw", "full")] {
+    for (format, mode) in [
+        ("raw", "falloc"),
+        ("raw", "full"),
+        ("qcow2", "falloc"),
+        ("qcow2", "full"),
+        ("qcow2", "full,data_file=small/d"),
+    ] {
         let session = |program: &str| {
             let call = format!("{program} convert -f raw -O {format} -o preallocation={mode} a small/out");
             let script = format!("cd small; {probe}; cd ..; set +e; {call}; echo $?; ls small");

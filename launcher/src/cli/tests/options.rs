@@ -124,6 +124,12 @@ fn a_data_file_is_made_with_its_image_or_not_at_all() {
     };
     assert_eq!(blocks("out").0, 100);
     assert!(blocks("data").0 == 1 << 20 && blocks("data").1 >= 1 << 20, "room is in the data file");
+    // What can't hold compressed clusters.
+    std::fs::remove_file(files.path("data")).expect("there");
+    let options = format!("data_file={data}");
+    let packed = instar(&["convert", "-c", "-f", "raw", "-O", "qcow2", "-o", &options, &raw, &files.name("packed")]);
+    assert_eq!(packed.err, "instar: error while writing at byte 0: Operation not supported\n");
+    assert!(!files.path("packed").exists() && !files.path("data").exists());
     // One name for two files, and the source's.
     std::fs::remove_file(files.path("out")).expect("there");
     for name in [&out, &raw] {
