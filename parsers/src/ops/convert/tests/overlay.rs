@@ -191,6 +191,26 @@ fn without_sparse_zeros_of_an_overlay_are_written_as_by_qemu_img() {
     }
 }
 
+/// The launcher copies whole granules; what shares one with something else is read.
+#[test]
+fn the_launcher_copies_what_an_overlay_owns_whole() {
+    let Some(dir) = scratch() else { return };
+    let dir = dir.path();
+    make_chain(dir, "1028k", "cluster_size=64k");
+    for (options, theirs) in layouts() {
+        let (mut job, disks) = overlay(dir, CHAIN, 1, &options);
+        convert_of(&mut job).offload = true;
+        let mut machine = crate::testing::Machine::new(&job, &disks);
+        let ours = super::run_in(&mut machine, &job, &disks).unwrap();
+        std::fs::write(dir.join("ours.qcow2"), ours).unwrap();
+        assert!(qemu_img(dir, "check ours.qcow2").unwrap().starts_with("No errors"), "{theirs}");
+        let same = qemu_img(dir, "compare top.qcow2 ours.qcow2");
+        assert_eq!(same.as_deref(), Ok("Images are identical.\n"), "{theirs}");
+        let is_copied = machine.frames.iter().any(|frame| matches!(frame, Frame::Copy(_)));
+        assert_eq!(is_copied, options.cluster_bits <= 16 || options.extended_l2, "{theirs}");
+    }
+}
+
 #[test]
 fn a_source_without_a_layer_below_is_owned_whole() {
     let Some(dir) = scratch() else { return };
