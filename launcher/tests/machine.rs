@@ -106,3 +106,18 @@ deaths! {
     two_lanes_run_side_by_side: Case { death: 12, lanes: 2, ..CASE_DEFAULT } => "Ok(Done", "done: 18";
     four_lanes_run_side_by_side: Case { death: 12, lanes: 4, ..CASE_DEFAULT } => "Ok(Done", "done: 60";
 }
+
+/// What the host's processor has, the guest has on every lane, with the state that goes with it.
+#[test]
+fn aes_sha_and_avx2_work_on_every_lane() {
+    let has = [
+        is_x86_feature_detected!("aes"),
+        is_x86_feature_detected!("sha"),
+        is_x86_feature_detected!("avx2") && is_x86_feature_detected!("xsave"),
+    ];
+    let expected = has.iter().rev().fold(0, |bits, &has| bits << 1 | u32::from(has));
+    let case = Case { death: 13, lanes: 2, ..CASE_DEFAULT };
+    if let Some(saw) = in_child("aes_sha_and_avx2_work_on_every_lane", case) {
+        assert!(saw.contains("Ok(Done") && saw.contains(&format!("done: {expected},")), "{has:?}: {saw}");
+    }
+}

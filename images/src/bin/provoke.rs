@@ -34,6 +34,7 @@ fn die(request: &Request, machine: &mut Machine) -> Result<End, Error> {
         10 => return write_to_disk_0(machine),
         11 => garbage_reply(machine),
         12 => return sum_on_all_lanes(machine),
+        13 => return vector_instructions_on_all_lanes(machine),
         _ => return Err(Error::WrongOp),
     }
     Ok(End::Done { lengths: Vec::new() })
@@ -78,10 +79,23 @@ fn sum_on_all_lanes(machine: &mut Machine) -> Result<End, Error> {
             sum.fetch_add(u64::from(byte) * (index as u64 + 1), core::sync::atomic::Ordering::Relaxed);
         });
     }
+    tell(machine, sum.into_inner(), u64::MAX - lanes);
+    Ok(End::Done { lengths: Vec::new() })
+}
+
+/// Every lane tries the processor's vector instructions; reports those that are right on all of them as progress.
+fn vector_instructions_on_all_lanes(machine: &mut Machine) -> Result<End, Error> {
+    let right = core::sync::atomic::AtomicU32::new(u32::MAX);
+    machine.run_lanes(&|_, _| {
+        right.fetch_and(provoke::vector_instructions(), core::sync::atomic::Ordering::Relaxed);
+    });
+    tell(machine, right.into_inner().into(), u64::MAX);
+    Ok(End::Done { lengths: Vec::new() })
+}
+
+fn tell(machine: &mut Machine, done: u64, total: u64) {
     let mut batch = Vec::new();
-    let frame = Frame::Progress { done: sum.into_inner(), total: u64::MAX - lanes };
-    let _ = encode_frame(&frame, &mut batch);
+    let _ = encode_frame(&Frame::Progress { done, total }, &mut batch);
     pad_batch(&mut batch);
     let _ = machine.reply(batch);
-    Ok(End::Done { lengths: Vec::new() })
 }

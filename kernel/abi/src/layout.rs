@@ -7,8 +7,8 @@
 //! 0x0001_0000  table transport: one page of registers a disk (built-in machine)
 //! 0x0012_0000  control header and request, where they fit    (built-in machine)
 //! 0x0020_0000  the op image: ring-0 stub, page tables, text, read-only data, data
-//! 0x002f_8000  stacks, a guard page below each
-//! 0x0040_0000  heap and buffers, 2 MiB pages, to the end of memory
+//! 0x0040_0000  stacks, a guard page below each
+//! 0x0060_0000  heap and buffers, 2 MiB pages, to the end of memory
 //! 0xc000_0000  device windows of other machines
 //! ```
 //!
@@ -44,33 +44,31 @@ pub const CONTROL: u64 = 0x12_0000;
 /// Link address of every op image.
 pub const IMAGE: u64 = 0x20_0000;
 /// Where an op image's text starts, after the ring-0 stub and the page tables.
-pub const TEXT: u64 = IMAGE + 0x8000;
+pub const TEXT: u64 = IMAGE + 0x9000;
 /// Where its read-only data starts.
-pub const RODATA: u64 = IMAGE + 0xa_0000;
+pub const RODATA: u64 = IMAGE + 0x18_0000;
 /// Where its data starts, zero-initialised data included.
-pub const DATA: u64 = IMAGE + 0xc_0000;
+pub const DATA: u64 = IMAGE + 0x1c_0000;
 /// End of the region an op image may occupy.
 pub const IMAGE_END: u64 = STACKS;
-/// Most bytes of a stripped op ELF: 384 KiB.
-pub const IMAGE_FILE_LEN_MAX: u64 = 384 << 10;
 
 /// First byte of the stacks' region.
-pub const STACKS: u64 = 0x2f_8000;
+pub const STACKS: u64 = 0x40_0000;
 /// Bytes of one lane's stack, without its guard page.
 pub const STACK_LEN: u64 = 128 << 10;
 /// Most lanes, and so vCPUs, of one guest.
 pub const LANES_MAX: usize = 8;
 
 /// First byte of the heap.
-pub const HEAP: u64 = 0x40_0000;
+pub const HEAP: u64 = 0x60_0000;
 /// End of what can be mapped for the heap: 1 GiB.
 pub const HEAP_END_MAX: u64 = 1 << 30;
 
 const _: () = assert!(COMMAND_LINE + COMMAND_LINE_LEN_MAX <= TABLE);
 const _: () = assert!(TABLE_END <= CONTROL && CONTROL < IMAGE);
-const _: () = assert!(IMAGE == LARGE_PAGE_LEN && HEAP == 2 * LARGE_PAGE_LEN);
+const _: () = assert!(IMAGE == LARGE_PAGE_LEN && STACKS == 2 * LARGE_PAGE_LEN && HEAP == 3 * LARGE_PAGE_LEN);
 const _: () = assert!(TEXT < RODATA && RODATA < DATA && DATA < STACKS);
-const _: () = assert!(STACKS + LANES_MAX as u64 * (STACK_LEN + PAGE_LEN) == HEAP);
+const _: () = assert!(STACKS + LANES_MAX as u64 * (STACK_LEN + PAGE_LEN) <= HEAP);
 
 /// The top of lane `lane`'s stack: one guard page below each stack, growing down.
 #[must_use]

@@ -121,8 +121,21 @@ pvh_start:
     cld
     mov $pml4, %eax
     mov %eax, %cr3
+    mov %ebx, %esi
+    mov $1, %eax
+    cpuid
     mov $0x620, %eax                /* PAE | OSFXSR | OSXMMEXCPT */
+    bt $28, %ecx                    /* AVX, which implies XSAVE */
+    jnc 9f
+    bts $18, %eax                   /* OSXSAVE */
     mov %eax, %cr4
+    xor %ecx, %ecx
+    xor %edx, %edx
+    mov $7, %eax                    /* XCR0: x87, SSE and AVX state */
+    xsetbv
+    jmp 10f
+9:  mov %eax, %cr4
+10: mov %esi, %ebx
     mov $0xC0000080, %ecx           /* EFER: LME | NXE */
     rdmsr
     or $0x900, %eax
@@ -202,7 +215,8 @@ gdt_end:
 /* The page tables, one to one:
  *   0 .. 2 MiB        4 KiB pages, data; the null page is left out
  *   the image         4 KiB pages: ring 0's two (supervisor), the tables (left out), text,
- *                     read-only data, data, stacks with a page left out below each
+ *                     read-only data, data
+ *   the stacks        4 KiB pages, one left out below each
  *   .. 1 GiB          2 MiB pages, data: heap and buffers, as far as there is memory
  *   3 GiB .. 4 GiB    2 MiB pages, data past the caches: device windows
  * No entry is both writable and executable. */
@@ -233,8 +247,9 @@ pdpt:
     .fill 508, 8, 0
 pd_memory:
     .quad pt_low + PRESENT + WRITABLE + USER, pt_image + PRESENT + WRITABLE + USER
+    .quad pt_stacks + PRESENT + WRITABLE + USER
 .set page, HEAP
-.rept 510
+.rept 509
     .quad page + DATA_PAGE + LARGE
     .set page, page + 0x200000
 .endr
@@ -254,9 +269,11 @@ pt_image:
     PAGES TEXT, RODATA, PRESENT + USER
     PAGES RODATA, DATA, PRESENT + USER + NO_EXECUTE
     PAGES DATA, STACKS, DATA_PAGE
+pt_stacks:
 .set stack, STACKS
 .rept LANES_MAX
     .quad 0
     PAGES stack + 0x1000, stack + 0x1000 + STACK_LEN, DATA_PAGE
     .set stack, stack + 0x1000 + STACK_LEN
 .endr
+    .fill (HEAP - stack) / 0x1000, 8, 0

@@ -40,3 +40,62 @@ pub fn overflow_stack(depth: u64) -> u64 {
     let frame = core::hint::black_box([depth; 64]);
     overflow_stack(depth + 1) + frame[63]
 }
+
+/// Executes an instruction of AES-NI, of SHA-NI and of AVX2, as far as the processor says it has them, and holds what
+/// comes out against plain arithmetic. Bit 0, 1 and 2: the instruction is there and right.
+pub fn vector_instructions() -> u32 {
+    use core::arch::x86_64::{__cpuid, __cpuid_count, _xgetbv};
+    let (one, seven) = (__cpuid(1).ecx, __cpuid_count(7, 0).ebx);
+    // SAFETY: each runs only where CPUID has its instructions; OSXSAVE says that XGETBV may be asked, and XCR0 that AVX
+    // state is on.
+    unsafe {
+        let avx2 = one & 1 << 27 != 0 && seven & 1 << 5 != 0 && _xgetbv(0) & 6 == 6;
+        u32::from(one & 1 << 25 != 0 && aes_is_right())
+            | u32::from(seven & 1 << 29 != 0 && sha_is_right()) << 1
+            | u32::from(avx2 && avx2_is_right()) << 2
+    }
+}
+
+/// One round, from the example of Intel's white paper on AES-NI.
+#[target_feature(enable = "aes,sse2")]
+fn aes_is_right() -> bool {
+    use core::arch::x86_64::{__m128i, _mm_aesenc_si128};
+    let block = |bytes: u128| -> __m128i {
+        // SAFETY: both are 16 bytes without invalid values.
+        unsafe { core::mem::transmute(bytes) }
+    };
+    let round = _mm_aesenc_si128(
+        block(0x7b5b_5465_7374_5665_6374_6f72_5d53_475d),
+        block(0x4869_2853_6861_7929_5b47_7565_726f_6e5d),
+    );
+    // SAFETY: both are 16 bytes without invalid values.
+    unsafe { core::mem::transmute::<__m128i, u128>(round) == 0xa831_1c2f_9fdb_a3c5_8b10_4b58_ded7_e595 }
+}
+
+/// The first half of the message schedule (FIPS 180-4, 6.2.2): each word and sigma 0 of the next.
+#[target_feature(enable = "sha,sse2")]
+fn sha_is_right() -> bool {
+    use core::arch::x86_64::{__m128i, _mm_sha256msg1_epu32};
+    let words =
+        [0x6a09_e667u32, 0xbb67_ae85, 0x3c6e_f372, 0xa54f_f53a, 0x510e_527f, 0x9b05_688c, 0x1f83_d9ab, 0x5be0_cd19];
+    let sigma = |word: u32| word.rotate_right(7) ^ word.rotate_right(18) ^ word >> 3;
+    let expected: [u32; 4] = core::array::from_fn(|index| words[index].wrapping_add(sigma(words[index + 1])));
+    // SAFETY: 32 bytes as two blocks of 16, 16 bytes as four words: no invalid values.
+    unsafe {
+        let [low, high] = core::mem::transmute::<[u32; 8], [__m128i; 2]>(words);
+        core::mem::transmute::<__m128i, [u32; 4]>(_mm_sha256msg1_epu32(low, high)) == expected
+    }
+}
+
+/// An addition over all 256 bits.
+#[target_feature(enable = "avx2")]
+fn avx2_is_right() -> bool {
+    use core::arch::x86_64::{__m256i, _mm256_add_epi64};
+    let words = core::hint::black_box([1u64, u64::MAX, 3 << 40, 7]);
+    // SAFETY: 32 bytes as four words: no invalid values.
+    unsafe {
+        let block = core::mem::transmute::<[u64; 4], __m256i>(words);
+        let sum = core::mem::transmute::<__m256i, [u64; 4]>(_mm256_add_epi64(block, block));
+        sum == words.map(|word| word.wrapping_add(word))
+    }
+}

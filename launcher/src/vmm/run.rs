@@ -133,6 +133,7 @@ impl Prepared {
             if lane == 0 {
                 vcpu::enter(&fd, setup.image.entry).map_err(step("KVM_SET_SREGS"))?;
             } else {
+                vcpu::enable_vector_state(&fd).map_err(step("KVM_SET_XCRS"))?;
                 let (sender, receiver) = sync_channel(1);
                 starts.push(sender);
                 waits.push(receiver);
