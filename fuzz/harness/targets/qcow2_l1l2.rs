@@ -5,7 +5,7 @@ use crate::layout::dyn_offset;
 use crate::model::qcow2::{Byte, check_extent, check_header, lookup};
 use instar_abi::error::Error;
 use instar_abi::request::DiskId;
-use instar_parsers::codec::Decoder;
+use instar_parsers::codec::Codecs;
 use instar_parsers::image::{Extent, Image as _, Kind};
 use instar_parsers::qcow2::Qcow2;
 use instar_parsers::store::{Cache, Queue, ReadAt, Store};
@@ -101,7 +101,7 @@ fn read_content(reader: &mut FuzzReader<'_>, extent: &Extent) {
         Kind::Encoded { disk, offset, len, codec, cluster_size, .. } => {
             if let Ok(stream) = io.read_vec(disk, offset, len as usize).inspect_err(check_error) {
                 let mut cluster = vec![0; cluster_size as usize];
-                let _ = Decoder::default().decode(codec, &stream, &mut cluster);
+                let _ = Codecs::SMALL.decoder().decode(codec, &stream, &mut cluster);
             }
         }
         Kind::Zero | Kind::Hole => {}

@@ -49,6 +49,8 @@ pub enum End {
     },
     /// Nothing was written; run again with what the [`Frame::Needs`] frames named.
     NeedsMore,
+    /// Nothing was written; run again in the op's image with every codec: this one would do it, but slowly.
+    NeedsFull,
     /// The operation failed.
     Failed(Error),
 }

@@ -1,5 +1,6 @@
 //! Memory: the heap, memory for devices, and what the machine has placed.
 
+pub mod c_alloc;
 mod dma;
 mod heap;
 mod placed;

@@ -167,7 +167,7 @@ fn run(job: &Job, then: Then, names: Names, machine: &mut dyn Machine) -> Result
     match (end, lie) {
         (End::Failed(error), _) => Err(Failure::Guest(Box::new(GuestFailure { names, error }))),
         (_, Some(lie)) => Err(Failure::Lie(lie)),
-        (End::NeedsMore, None) => Err(Failure::Lie(Lie::OutOfPlace)),
+        (End::NeedsMore | End::NeedsFull, None) => Err(Failure::Lie(Lie::OutOfPlace)),
         (End::Done { .. }, None) => collector.finish().map_err(Failure::Lie),
     }
 }

@@ -27,14 +27,14 @@ use crate::machine::MachineError;
 use instar_abi::format::Format;
 use instar_abi::reply::{End, Frame};
 use instar_abi::request::{
-    Access, Answer, Budget, Compression, DiskId, HostExtent, Layer, LayerId, Op, Request, TargetFormat,
+    Access, Answer, Budget, DiskId, HostExtent, Layer, LayerId, Op, Qcow2Options, Request, TargetFormat,
 };
 use std::sync::Arc;
 
 /// One run of a guest: the op, the bytes behind its devices, what it is asked, what it may use.
 #[derive(Clone)]
 pub struct Job {
-    /// Name of the op image: `info`, `convert`, `convert-zstd`.
+    /// Name of the op image: `info`, `convert`, `convert-full`.
     pub op: &'static str,
     /// The bytes behind each of [`Request::disks`], in the same order.
     pub disks: Vec<Arc<dyn Disk>>,
@@ -91,15 +91,17 @@ pub enum NoEnd {
     Stopped(i32),
 }
 
-/// The op image that does it: what has a codec of its own has an image of its own.
+/// Convert with every codec.
+const CONVERT_FULL: &str = "convert-full";
+
+/// The op image that does it: encoders do not fit an ordinary one.
 fn op_image(op: &Op) -> &'static str {
     match op {
         Op::Info { .. } => "info",
         Op::Convert(convert) => match &convert.target_format {
-            TargetFormat::Qcow2(options) if options.compress && options.compression == Compression::Zstd => {
-                "convert-zstd"
-            }
-            _ => "convert",
+            TargetFormat::Qcow2(Qcow2Options { compress: true, .. })
+            | TargetFormat::Existing { compress: true, .. } => CONVERT_FULL,
+            TargetFormat::Raw | TargetFormat::Qcow2(_) | TargetFormat::Existing { .. } => "convert",
         },
     }
 }
@@ -157,10 +159,10 @@ fn recorded_format(name: &[u8]) -> Option<Format> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use instar_abi::request::{Before, Convert, Qcow2Options};
+    use instar_abi::request::{Before, Compression, Convert};
 
     #[test]
-    fn an_encoder_of_its_own_has_an_image_of_its_own() {
+    fn compressing_takes_the_image_with_every_codec() {
         let op = |target_format| {
             op_image(&Op::Convert(Convert {
                 sources: vec![LayerId(0)],
@@ -179,9 +181,9 @@ mod tests {
         };
         assert_eq!(op_image(&Op::Info { image: LayerId(0) }), "info");
         assert_eq!(op(TargetFormat::Raw), "convert");
-        assert_eq!(qcow2(true, Compression::Zlib), "convert");
+        assert_eq!(qcow2(true, Compression::Zlib), "convert-full");
         // Only named in the header: nothing is encoded.
         assert_eq!(qcow2(false, Compression::Zstd), "convert");
-        assert_eq!(qcow2(true, Compression::Zstd), "convert-zstd");
+        assert_eq!(qcow2(true, Compression::Zstd), "convert-full");
     }
 }

@@ -1,6 +1,6 @@
 //! Layers on top of each other: holes are filled from below.
 
-use super::{Driver, Extent, Image, Kind, Opened, open};
+use super::{Codec, Driver, Extent, Image, Kind, Opened, open};
 use crate::align;
 use crate::qcow2::{Crypt, Qcow2};
 use crate::store::ReadAt;
@@ -107,6 +107,15 @@ impl Chain {
             Driver::Qcow2(image) => image.select_snapshot(&mut part.view(io), name),
             Driver::Raw(_) => Err(Error::Qcow2 { layer: *id, error: Qcow2Error::SnapshotNotFound }),
         }
+    }
+
+    /// Whether any layer may have clusters of a codec.
+    #[must_use]
+    pub fn may_have(&self, codec: Codec) -> bool {
+        self.layers.iter().any(|layer| match &layer.image.driver {
+            Driver::Qcow2(image) => image.header().compression() == codec,
+            Driver::Raw(_) => false,
+        })
     }
 
     /// Virtual size of the top layer in bytes.

@@ -5,14 +5,14 @@ use super::ledger::{Content, Ledger};
 use super::stretch::{Mark, Stretch, Zeros};
 use super::zero::{data_runs, is_zero};
 use crate::align;
-use crate::codec::Encoder;
+use crate::codec::{Codecs, Encoder};
 use alloc::boxed::Box;
 use alloc::vec;
 use alloc::vec::Vec;
 use core::ops::Range;
 use instar_abi::error::{Error, WriteError};
 use instar_abi::reply::CopyRange;
-use instar_abi::request::DiskId;
+use instar_abi::request::{Compression, DiskId};
 use instar_io::{Action, BlockRequest, SECTOR_LEN};
 use spin::Mutex;
 
@@ -33,6 +33,8 @@ pub struct Target {
     pub sparse_len: u32,
     /// Its format.
     pub format: Format,
+    /// What there is for compressed clusters, those of the sources included.
+    pub codecs: Codecs,
     /// What zeros become that are found only after reading.
     pub zeros: Zeros,
     /// What its stretches are made of where it matters what belongs to them, in bytes.
@@ -47,8 +49,8 @@ pub enum Format {
     Qcow2 {
         /// What content is allocated by, in bytes.
         granule: u64,
-        /// Bytes of a cluster, where clusters are compressed.
-        compress: Option<u64>,
+        /// Bytes of a cluster and its codec, where clusters are compressed.
+        compress: Option<(u64, Compression)>,
         /// The external data file.
         data_disk: Option<DiskId>,
         /// Who gets which.
@@ -122,10 +124,18 @@ impl Target {
     /// What a stretch is made of, in bytes: a cluster that is compressed, or a granule, is in one stretch.
     pub fn group(&self) -> u64 {
         let compress = match &self.format {
-            Format::Qcow2 { compress: Some(cluster_size), .. } => *cluster_size,
+            Format::Qcow2 { compress: Some((cluster_size, _)), .. } => *cluster_size,
             _ => 0,
         };
         compress.max(self.granule.unwrap_or(0)).max(UNIT)
+    }
+
+    /// The codec of clusters that are written.
+    pub fn compression(&self) -> Option<Compression> {
+        match &self.format {
+            Format::Qcow2 { compress, .. } => compress.map(|(_, compression)| compression),
+            Format::Raw => None,
+        }
     }
 
     /// Decides which parts of a stretch are written; the buffers of units without any go to `unused`.
@@ -146,7 +156,7 @@ impl Target {
             return Ok(kept);
         };
         let (kept, mut content) = match compress {
-            Some(cluster_size) => self.compress(stretch, units, &covered, *cluster_size, encoder, unused),
+            Some((cluster_size, _)) => self.compress(stretch, units, &covered, *cluster_size, encoder, unused),
             None => {
                 let kept = self.keep_plain(stretch, units, &covered, unused)?;
                 let at = |unit: &KeptUnit, at: usize| unit.start.saturating_add(at as u64);

@@ -7,6 +7,6 @@ mod convert;
 mod info;
 mod reply;
 
-pub use convert::convert;
+pub use convert::{convert, convert_full};
 pub use info::info;
 pub use reply::Reply;

@@ -11,7 +11,7 @@ use crate::gate::{Gate, Refusal};
 use crate::job::failure::{Failure, GuestFailure, NamedError, NamedFailure, Names};
 use crate::job::info::chain_format;
 use crate::job::open::{self, FileId, Opened, path_of};
-use crate::job::{Job, Machine, Then, extents, limits, op_image, request};
+use crate::job::{CONVERT_FULL, Job, Machine, Then, extents, limits, op_image, request};
 use crate::render::image_file::full_backing_name;
 use crate::render::report::Lie;
 use instar_abi::format::Format;
@@ -166,7 +166,7 @@ impl Chain {
         Err(Failure::Lie(Lie::TooMany))
     }
 
-    fn run_once(&self, machine: &mut dyn Machine, on_news: &mut dyn FnMut(News)) -> Result<Ran, Failure> {
+    fn run_once(&mut self, machine: &mut dyn Machine, on_news: &mut dyn FnMut(News)) -> Result<Ran, Failure> {
         let mut needs = Vec::new();
         let mut lie = None;
         let salvage = matches!(&self.job.request.op, Op::Convert(convert) if convert.salvage);
@@ -185,6 +185,10 @@ impl Chain {
             (_, Some(lie)) => Err(Failure::Lie(lie)),
             (End::Done { lengths }, None) if needs.is_empty() => Ok(Ran::Done(lengths)),
             (End::NeedsMore, None) if !needs.is_empty() => Ok(Ran::Needs(needs)),
+            (End::NeedsFull, None) if needs.is_empty() && self.job.op != CONVERT_FULL => {
+                self.job.op = CONVERT_FULL;
+                self.run_once(machine, on_news)
+            }
             _ => Err(Failure::Lie(Lie::OutOfPlace)),
         }
     }

@@ -6,10 +6,10 @@ mod chain;
 mod inputs;
 mod outputs;
 
+use super::Machine;
 use super::failure::Failure;
 use super::name::ImageName;
 use super::reserve::Preallocation;
-use super::{Machine, NoEnd};
 use crate::disk::bytes::CacheMode;
 use crate::disk::existing::Content;
 use crate::gate::policy::{Policy, PolicyError};
@@ -123,11 +123,7 @@ pub fn run(
     let inputs = Inputs::open(meant)?;
     // Before there is anything to clean up.
     machine.catch_signals().map_err(Failure::NoEnd)?;
-    let outputs = Outputs::open(meant, &inputs.ids(), machine).map_err(|failure| match machine.stop_signal() {
-        // A FIFO that nobody came to read from.
-        Some(signal) => Failure::NoEnd(NoEnd::Stopped(signal)),
-        None => failure,
-    })?;
+    let outputs = Outputs::open(meant, &inputs.ids(), machine)?;
     let ran = Chain::new(meant, inputs, &outputs)?.run(meant, policy, machine, on_news);
     if ran.is_err() && outputs.target.is_deserted() {
         return Err(Failure::Deserted);

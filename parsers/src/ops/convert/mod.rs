@@ -5,17 +5,20 @@ mod target;
 
 use super::Reply;
 use crate::align;
+use crate::codec::Codecs;
 use crate::mover::{self, Format, Target};
 use crate::plan;
 use crate::store::{Budget, Queue};
 use alloc::vec::Vec;
 use instar_abi::error::{Error, TargetError};
 use instar_abi::reply::{End, FinalLength, Frame, Need, Unreadable};
-use instar_abi::request::{Before, Compression, Convert, Disk, DiskId, Op, Qcow2Options, Request, TargetFormat};
+use instar_abi::request::{Before, Convert, Disk, DiskId, Op, Qcow2Options, Request, TargetFormat};
 use instar_io::{Env, SECTOR_LEN};
 use sources::{Found, open_images};
 use target::{capacity, disks_of, make};
 
+/// From this virtual size on, Zstandard is left to the full set of codecs: a second start costs some milliseconds.
+const FULL_LEN_MIN: u64 = 8 << 20;
 /// Ranges of one [`Frame::Unreadable`].
 const UNREADABLE_MAX: usize = 256;
 
@@ -26,17 +29,33 @@ const UNREADABLE_MAX: usize = 256;
 /// [`Error::WrongOp`] for another operation or a target that is no output; what qemu-img refuses; those of reads,
 /// writes and of the reply.
 pub fn convert<E: Env>(request: &Request, env: &mut E) -> Result<End, Error> {
+    convert_with(Codecs::SMALL, request, env)
+}
+
+/// [`convert`] with every codec: it writes compressed clusters, too, and reads those of Zstandard faster. It is an image
+/// of its own, several times as large.
+///
+/// # Errors
+/// Those of [`convert`].
+pub fn convert_full<E: Env>(request: &Request, env: &mut E) -> Result<End, Error> {
+    convert_with(Codecs::FULL, request, env)
+}
+
+fn convert_with<E: Env>(codecs: Codecs, request: &Request, env: &mut E) -> Result<End, Error> {
     let Op::Convert(convert) = &request.op else { return Err(Error::WrongOp) };
     let with_target = disks_of(&request.disks, convert);
     let disks = with_target.as_deref().unwrap_or(&request.disks);
     capacity(disks, convert.target).ok_or(Error::WrongOp)?;
-    supported(convert)?;
+    supported(convert, codecs)?;
     let mut budget = Budget::from(request.budget);
     let images = match open_images(request, disks, convert, env, &mut budget)? {
         Found::Complete(images) => images,
         Found::Incomplete(needs) => return ask(env, needs),
     };
-    let made = make(convert, disks, &images, env, &mut budget)?;
+    if !codecs.can_encode() && images.decode_zstd() && images.sources_len() >= FULL_LEN_MIN {
+        return Ok(End::NeedsFull);
+    }
+    let made = make(convert, codecs, disks, &images, env, &mut budget)?;
     let total = made.target.virtual_size;
     let source = images.into_source(convert, budget, made.wanted);
     let content_len = content_len(request, total);
@@ -63,15 +82,17 @@ fn tell<E: Env>(env: &mut E, lost: Vec<Unreadable>, total: u64) -> Result<(), Er
 }
 
 /// Refuses what this op can't do.
-fn supported(convert: &Convert) -> Result<(), Error> {
+fn supported(convert: &Convert, codecs: Codecs) -> Result<(), Error> {
     let format = match &convert.target_format {
         TargetFormat::Raw => true,
-        // There is no encoder for zstd, and concatenated sources have no layer below.
-        TargetFormat::Qcow2(Qcow2Options { compress, compression, backing, .. }) => {
+        // Concatenated sources have no layer below.
+        TargetFormat::Qcow2(Qcow2Options { compress, backing, .. }) => {
             let is_layered = backing.is_none() || convert.sources.len() == 1;
-            is_layered && !(*compress && *compression == Compression::Zstd) && convert.before == Before::Empty
+            is_layered && (codecs.can_encode() || !compress) && convert.before == Before::Empty
         }
-        TargetFormat::Existing { .. } => convert.before != Before::Empty,
+        TargetFormat::Existing { compress, .. } => {
+            (codecs.can_encode() || !compress) && convert.before != Before::Empty
+        }
     };
     let snapshot = convert.snapshot.is_none() || convert.sources.len() == 1;
     if format && snapshot { Ok(()) } else { Err(Error::Target(TargetError::Unsupported)) }

@@ -1,6 +1,6 @@
 //! What a conversion reads, and what it lacks.
 
-use crate::image::{Chain, Driver, Opened, Resolved, open};
+use crate::image::{Chain, Codec, Driver, Opened, Resolved, open};
 use crate::mover::{Source, Wanted};
 use crate::store::{Budget, Cache, Queue, ReadAt, Store};
 use alloc::vec::Vec;
@@ -109,6 +109,11 @@ fn has_shared_granule(image: &crate::qcow2::Qcow2, sources_len: u64) -> bool {
 }
 
 impl Images {
+    /// Whether any layer may have clusters that Zstandard compresses.
+    pub fn decode_zstd(&self) -> bool {
+        self.sources.iter().chain(&self.base).any(|chain| chain.may_have(Codec::Zstd))
+    }
+
     /// All of the sources together, in bytes.
     pub fn sources_len(&self) -> u64 {
         self.sources.iter().fold(0u64, |sum, chain| sum.saturating_add(chain.virtual_size()))

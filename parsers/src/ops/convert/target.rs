@@ -2,6 +2,7 @@
 
 use super::sources::Images;
 use crate::align;
+use crate::codec::Codecs;
 use crate::image::{Driver, Image};
 use crate::mover::{Format, Ledger, Mark, Target, Wanted, Zeros};
 use crate::qcow2::create::{Layout, Names, Writer};
@@ -9,9 +10,7 @@ use crate::store::{Budget, Cache, Queue, Store};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use instar_abi::error::{Error, TargetError, WriteError};
-use instar_abi::request::{
-    Access, Before, Compression, Convert, Disk, DiskId, NewDataFile, Qcow2Options, TargetFormat,
-};
+use instar_abi::request::{Access, Before, Convert, Disk, DiskId, NewDataFile, Qcow2Options, TargetFormat};
 use instar_io::{Env, SECTOR_LEN};
 use spin::Mutex;
 
@@ -31,6 +30,7 @@ pub struct Made {
 /// What qemu-img refuses; [`TargetError::Unsupported`].
 pub fn make<E: Env>(
     convert: &Convert,
+    codecs: Codecs,
     disks: &[Disk],
     images: &Images,
     env: &mut E,
@@ -55,6 +55,7 @@ pub fn make<E: Env>(
         old_len: old_len.unwrap_or(0),
         sparse_len,
         format,
+        codecs,
         zeros,
         granule,
     };
@@ -95,9 +96,6 @@ pub fn make<E: Env>(
             let mut store = Store { queue: &mut queue, cache: &mut Cache::new(), budget, disks };
             let writer = Writer::behind(&mut store, image, capacity)?;
             let layout = writer.layout();
-            if *compress && layout.compression() == Compression::Zstd {
-                return Err(Error::Target(TargetError::Unsupported));
-            }
             let kind = Kind { hides: image.backing().is_some(), is_preallocated: false, compress: *compress };
             kind.refine(&mut wanted, layout);
             let sparse_len = if wanted.zeros == Zeros::Move { 0 } else { sparse_len };
@@ -139,7 +137,7 @@ impl Kind {
     fn format(&self, layout: Layout, data_file: Option<(DiskId, u64)>, writer: Writer) -> Format {
         Format::Qcow2 {
             granule: layout.granule(),
-            compress: self.compress.then(|| layout.cluster_size()),
+            compress: self.compress.then(|| (layout.cluster_size(), layout.compression())),
             data_disk: data_file.map(|(disk, _)| disk),
             ledger: Box::new(Mutex::new(Ledger::new(writer))),
         }

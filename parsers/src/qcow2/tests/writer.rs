@@ -1,13 +1,13 @@
 //! The plans of a new image, and what a crash leaves of them.
 
-use crate::codec::Encoder;
+use crate::codec::Codecs;
 use crate::plan::sim::every_crash;
 use crate::qcow2::Qcow2;
 use crate::qcow2::create::{Finish, Layout, Names, Writer};
 use crate::store::Budget;
 use crate::testing::{INFO, MemoryDisk, qemu_img, qemu_io, request as job, scratch, with_store};
 use instar_abi::error::{Error, Resource, TargetError};
-use instar_abi::request::{self, DiskId, LayerId, Qcow2Options};
+use instar_abi::request::{self, Compression, DiskId, LayerId, Qcow2Options};
 
 /// Bytes of a cluster.
 const CLUSTER_SIZE: u64 = 65536;
@@ -72,7 +72,7 @@ fn packed(options: &Qcow2Options) -> (Vec<u8>, Finish) {
             complete.extend(placed.parts.iter().map(|(at, len)| (*at, vec![7; *len as usize])));
         } else {
             let plain: Vec<u8> = (0..cluster).map(|at| (at % (7 + index)) as u8).collect();
-            let stream = Encoder::default().encode(&plain).expect("it shrinks");
+            let stream = Codecs::FULL.encoder(Some(Compression::Zlib)).encode(&plain).expect("it shrinks");
             writer.pack(start, &stream, &mut complete).unwrap();
         }
         complete.extend(writer.whole_sectors());

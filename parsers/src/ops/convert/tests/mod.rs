@@ -9,7 +9,7 @@ mod salvage;
 mod sources;
 mod window;
 
-use super::convert;
+use super::{convert, convert_full};
 use crate::testing::{Fault, Machine, MemoryDisk, Qcow2Builder, qemu_img, qemu_io, request, scratch};
 use instar_abi::error::{ChainError, Error, Qcow2Error, WriteError};
 use instar_abi::format::Format;
@@ -57,7 +57,7 @@ fn run_in(machine: &mut Machine, request: &Request, disks: &[MemoryDisk]) -> Res
 
 /// Runs a job to its end; the bytes of every output at its exact length, the target first.
 fn run_all(machine: &mut Machine, request: &Request, disks: &[MemoryDisk]) -> Result<Vec<Vec<u8>>, Error> {
-    let End::Done { lengths } = convert(request, machine)? else { panic!("not done") };
+    let End::Done { lengths } = convert_full(request, machine)? else { panic!("not done") };
     let output = |length: &FinalLength| {
         let mut bytes = disks[length.disk.0 as usize].bytes();
         assert!(bytes.len() as u64 <= length.len, "written past the end");

@@ -1,6 +1,6 @@
 //! Overlays (`-B`), beside those that qemu-img makes from the same images.
 
-use super::{convert_of, job, read, run};
+use super::{job, read, run};
 use crate::testing::{MemoryDisk, qemu_img, qemu_io, scratch};
 use instar_abi::error::{Error, TargetError};
 use instar_abi::format::Format;
@@ -67,25 +67,15 @@ fn joined(entries: impl Iterator<Item = (u64, u64, Json)>) -> Vec<(u64, u64, Jso
 
 /// Makes an overlay with 1, 2 and 4 lanes, and holds it against qemu-img's.
 fn check(dir: &Path, files: Files<'_>, below: usize, options: &Qcow2Options, theirs: &str) {
-    check_sparse(dir, files, below, options, theirs, 4096);
-}
-
-fn check_sparse(dir: &Path, files: Files<'_>, below: usize, options: &Qcow2Options, theirs: &str, sparse_len: u32) {
     let (source, base) = (files[0].0, files[below].0);
     let format = String::from_utf8_lossy(format_of(base)).into_owned();
     let compress = if options.compress { "-c " } else { "" };
-    qemu_img(
-        dir,
-        &format!(
-            "convert {compress}-S {sparse_len} -O qcow2 -B {base} -F {format} -o {theirs} {source} expected.qcow2"
-        ),
-    )
-    .unwrap();
+    qemu_img(dir, &format!("convert {compress}-O qcow2 -B {base} -F {format} -o {theirs} {source} expected.qcow2"))
+        .unwrap();
     let mut first = None;
     for lanes in [1, 2, 4] {
         let (mut job, disks) = overlay(dir, files, below, options);
         job.lanes = lanes;
-        convert_of(&mut job).sparse_len = sparse_len;
         let ours = run(&job, &disks).unwrap_or_else(|error| panic!("{theirs}: {error:?}"));
         let first = first.get_or_insert_with(|| ours.clone());
         assert!(*first == ours, "{theirs}: bytes depend on lanes");
@@ -178,36 +168,6 @@ fn a_compressed_overlay_has_whole_clusters() {
     for (mut options, theirs) in layouts() {
         options.compress = true;
         check(dir, CHAIN, 1, &options, &theirs);
-    }
-}
-
-#[test]
-fn without_sparse_zeros_of_an_overlay_are_written_as_by_qemu_img() {
-    let Some(dir) = scratch() else { return };
-    let dir = dir.path();
-    make_chain(dir, "1028k", "cluster_size=64k");
-    for (options, theirs) in layouts() {
-        check_sparse(dir, CHAIN, 1, &options, &theirs, 0);
-    }
-}
-
-/// The launcher copies whole granules; what shares one with something else is read.
-#[test]
-fn the_launcher_copies_what_an_overlay_owns_whole() {
-    let Some(dir) = scratch() else { return };
-    let dir = dir.path();
-    make_chain(dir, "1028k", "cluster_size=64k");
-    for (options, theirs) in layouts() {
-        let (mut job, disks) = overlay(dir, CHAIN, 1, &options);
-        convert_of(&mut job).offload = true;
-        let mut machine = crate::testing::Machine::new(&job, &disks);
-        let ours = super::run_in(&mut machine, &job, &disks).unwrap();
-        std::fs::write(dir.join("ours.qcow2"), ours).unwrap();
-        assert!(qemu_img(dir, "check ours.qcow2").unwrap().starts_with("No errors"), "{theirs}");
-        let same = qemu_img(dir, "compare top.qcow2 ours.qcow2");
-        assert_eq!(same.as_deref(), Ok("Images are identical.\n"), "{theirs}");
-        let is_copied = machine.frames.iter().any(|frame| matches!(frame, Frame::Copy(_)));
-        assert_eq!(is_copied, options.cluster_bits <= 16 || options.extended_l2, "{theirs}");
     }
 }
 

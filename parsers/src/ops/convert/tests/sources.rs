@@ -1,10 +1,10 @@
 //! Several sources, internal snapshots, and raw targets that exist.
 
-use super::{check_clean, convert_of, job, read, run};
-use crate::testing::{qemu_img, qemu_io, scratch};
+use super::{check_clean, convert, convert_full, convert_of, job, read, run};
+use crate::testing::{Machine, MemoryDisk, qemu_img, qemu_io, scratch};
 use instar_abi::error::{Error, Qcow2Error, TargetError};
 use instar_abi::format::Format;
-use instar_abi::request::{Before, Convert, LayerId, Qcow2Options, SnapshotName, TargetFormat};
+use instar_abi::request::{Before, Compression, LayerId, Qcow2Options, Request, SnapshotName, TargetFormat};
 
 #[test]
 fn sources_are_read_one_behind_the_other() {
@@ -120,21 +120,17 @@ fn a_raw_target_that_exists_is_written_over_and_keeps_its_length() {
 
 #[test]
 fn what_this_op_cannot_do_is_refused() {
-    for change in [
-        (|convert| {
-            convert.target_format = TargetFormat::Qcow2(Qcow2Options {
-                compress: true,
-                compression: instar_abi::request::Compression::Zstd,
-                ..Qcow2Options::default()
-            })
-        }) as fn(&mut Convert),
-        |convert| {
-            convert.target_format = TargetFormat::Qcow2(Qcow2Options::default());
-            convert.before = Before::Unknown { len: 1 << 20 };
-        },
-    ] {
-        let (mut job, disks) = job(vec![vec![1; 4096]], TargetFormat::Raw);
-        change(convert_of(&mut job));
-        assert_eq!(run(&job, &disks), Err(Error::Target(TargetError::Unsupported)));
+    let (mut over_existing, _) = job(vec![vec![1; 4096]], TargetFormat::Qcow2(Qcow2Options::default()));
+    convert_of(&mut over_existing).before = Before::Unknown { len: 1 << 20 };
+    let compressing =
+        |compression| TargetFormat::Qcow2(Qcow2Options { compress: true, compression, ..Qcow2Options::default() });
+    let [zlib, zstd] = [Compression::Zlib, Compression::Zstd].map(|c| job(vec![vec![1; 4096]], compressing(c)).0);
+    for (job, op) in
+        [(over_existing, convert_full::<Machine> as fn(&Request, &mut Machine) -> _), (zlib, convert), (zstd, convert)]
+    {
+        let target = MemoryDisk::default();
+        let mut machine = Machine::new(&job, &[MemoryDisk::new(vec![1; 4096]), target.clone()]);
+        assert_eq!(op(&job, &mut machine), Err(Error::Target(TargetError::Unsupported)));
+        assert_eq!(target.written(), 0);
     }
 }
