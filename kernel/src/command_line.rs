@@ -8,6 +8,8 @@
 //! table=N                  N devices on the table transport
 //! control=ADDRESS,BYTES    control header and request also lie in memory, in hexadecimal
 //! virtio_mmio.device=SIZE@ADDRESS:IRQ      one virtio-mmio device, in order (Linux's own syntax)
+//! ecam=ADDRESS             devices are on PCI bus 0, whose configuration space lies there, in hexadecimal
+//! pci=cf8                  the same, and its configuration space is behind the ports 0xcf8 and 0xcfc
 //! ```
 //! Words that are not known are passed over: machines append their own.
 
@@ -30,6 +32,17 @@ pub struct CommandLine {
     pub control: Option<(u64, u64)>,
     /// virtio-mmio devices: address and bytes, in order.
     pub mmio: Vec<(u64, u64)>,
+    /// Devices are on PCI bus 0.
+    pub pci: Option<PciAccess>,
+}
+
+/// How configuration space of PCI bus 0 is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PciAccess {
+    /// By the ports 0xcf8 and 0xcfc: two exits a word.
+    Ports,
+    /// It lies in memory at this address.
+    Ecam(u64),
 }
 
 impl CommandLine {
@@ -48,6 +61,9 @@ impl CommandLine {
                 "serial" => line.serial = value == "1",
                 "table" => line.table = value.parse().unwrap_or(0),
                 "control" => line.control = pair(value),
+                // Other words than this one are other programs': Firecracker appends `pci=off`.
+                "pci" if value == "cf8" => line.pci = line.pci.or(Some(PciAccess::Ports)),
+                "ecam" => line.pci = hex(value).map(PciAccess::Ecam).or(line.pci),
                 "virtio_mmio.device" => line.mmio.extend(mmio_device(value)),
                 _ => {}
             }
@@ -100,6 +116,15 @@ mod tests {
         let line =
             CommandLine::parse("pci=off virtio_mmio.device=512@0xfeb00e00:12 virtio_mmio.device=4K@0xc0001000:5");
         assert_eq!(line.mmio, [(0xfeb0_0e00, 512), (0xc000_1000, 4096)]);
+        assert_eq!(line.pci, None);
+    }
+
+    #[test]
+    fn pci_is_reached_by_memory_where_its_address_is_told() {
+        assert_eq!(CommandLine::parse("pci=cf8").pci, Some(PciAccess::Ports));
+        assert_eq!(CommandLine::parse("pci=cf8 ecam=0xe8000000").pci, Some(PciAccess::Ecam(0xe800_0000)));
+        assert_eq!(CommandLine::parse("ecam=e8000000 pci=cf8").pci, Some(PciAccess::Ecam(0xe800_0000)));
+        assert_eq!(CommandLine::parse("ecam=here").pci, None);
     }
 
     #[test]

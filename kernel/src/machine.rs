@@ -42,7 +42,7 @@ impl Devices {
 }
 
 impl Adopt for Devices {
-    fn adopt<T: Transport>(&mut self, transport: T, notify: impl Fn(u32) -> Notify) -> Result<(), BusError> {
+    fn adopt<T: Transport>(&mut self, transport: T, notify: impl Fn(u32) -> Option<Notify>) -> Result<(), BusError> {
         // The control device is lane 0's alone.
         let lanes = if self.found.is_empty() { 1 } else { self.lanes };
         self.found.push(Device::new(transport, lanes, notify)?);

@@ -15,8 +15,8 @@ use instar_abi::request::Request;
 pub fn run(start_info: u64, operation: impl FnOnce(&Request, &mut Machine) -> Result<End, Error>) -> ! {
     let line = prepare(start_info);
     let mut devices = Devices::for_lanes(line.lanes);
-    if bus::discover(&line, &mut devices).is_err() {
-        die(Death::BadDevice, "set-up");
+    if let Err(error) = bus::discover(&line, &mut devices) {
+        die(Death::BadDevice, error.words());
     }
     let Some((control, lanes)) = devices.into_queues() else { die(Death::BadControl, "no device") };
     let (mailbox, request) = Mailbox::open(control, &line);

@@ -34,12 +34,29 @@ pub fn power_off() -> ! {
     // SAFETY: three bytes of the epitaph page, as in `write_at`.
     let [low, high, value] = core::array::from_fn(|index| unsafe { page().add(WAY_OUT + index).read_volatile() });
     match u16::from_le_bytes([low, high]) {
+        // The built-in machine ends within the write.
         0 => port::write_u8(table::POWER_OFF_PORT, value),
-        port => port::write_u8(port, value),
+        port => {
+            port::write_u8(port, value);
+            wait_for_the_end();
+        }
     }
     loop {
-        // A machine that did not know the port: an invalid instruction lets the fault handler try its ways.
+        // A machine that did not know the port: an invalid instruction lets the fault handler try its ways, over
+        // whatever the epitaph says.
         // SAFETY: faults; the handler does not return.
         unsafe { core::arch::asm!("ud2") }
+    }
+}
+
+/// Other machines hear of the write on one thread and stop this core on another.
+fn wait_for_the_end() {
+    /// About a second, whatever the clock: long for a machine that ends, short for a person that waits for one that does not.
+    const TICKS: u64 = 1 << 31;
+    // SAFETY: reads a counter, which ring 3 may do (CR4.TSD is 0, boot.s).
+    let now = || unsafe { core::arch::x86_64::_rdtsc() };
+    let start = now();
+    while now().wrapping_sub(start) < TICKS {
+        core::hint::spin_loop();
     }
 }

@@ -24,3 +24,12 @@ pub fn write_u32_with(port: u16, value: u32, first: u64, second: u64) {
             options(nostack, preserves_flags));
     }
 }
+
+/// Reads four bytes.
+#[must_use]
+pub fn read_u32(port: u16) -> u32 {
+    let value;
+    // SAFETY: as in `write_u8`; what is read is the machine's.
+    unsafe { asm!("in eax, dx", in("dx") port, out("eax") value, options(nostack, preserves_flags)) }
+    value
+}

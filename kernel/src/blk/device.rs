@@ -34,7 +34,11 @@ impl Device {
     ///
     /// # Errors
     /// No block device, no modern interface, or too short a queue.
-    pub fn new<T: Transport>(mut transport: T, lanes: usize, notify: impl Fn(u32) -> Notify) -> Result<Self, BusError> {
+    pub fn new<T: Transport>(
+        mut transport: T,
+        lanes: usize,
+        notify: impl Fn(u32) -> Option<Notify>,
+    ) -> Result<Self, BusError> {
         if transport.device_type() != DeviceType::Block {
             return Err(BusError::Kind);
         }
@@ -66,7 +70,8 @@ impl Device {
         for index in 0..count {
             let mut ring = VirtQueue::new(&mut transport, index, indirect, false).map_err(|_| BusError::Setup)?;
             ring.set_dev_notify(false);
-            queues.push(Queue::new(ring, notify(u32::from(index)), sectors, indirect));
+            let notify = notify(u32::from(index)).ok_or(BusError::Setup)?;
+            queues.push(Queue::new(ring, notify, sectors, indirect));
         }
         transport.set_status(accepted | DeviceStatus::DRIVER_OK);
         // The device lives as long as the guest: dropping a transport would reset it.

@@ -1,15 +1,11 @@
 //! virtio-mmio, version 2: virtio-drivers' transport on the addresses of the command line.
 
-use super::BusError;
+use super::{BusError, WINDOWS, WINDOWS_END};
 use core::ptr::NonNull;
 use virtio_drivers::transport::mmio::{MmioTransport, VirtIOHeader};
 
 /// Offset of QueueNotify (virtio 1.2, 4.2.2).
 const QUEUE_NOTIFY: u64 = 0x50;
-
-/// Device windows lie in the fourth GiB on every machine.
-const WINDOWS: u64 = 3 << 30;
-const WINDOWS_END: u64 = 4 << 30;
 
 /// The notify register of the device at `address`.
 pub(super) fn notify_register(address: u64) -> u64 {
@@ -19,7 +15,7 @@ pub(super) fn notify_register(address: u64) -> u64 {
 /// Opens the device at `address`.
 pub(super) fn open(address: u64, len: u64) -> Result<MmioTransport<'static>, BusError> {
     if address < WINDOWS || address.saturating_add(len) > WINDOWS_END || !address.is_multiple_of(4) {
-        return Err(BusError::Magic);
+        return Err(BusError::Window);
     }
     let header = core::ptr::with_exposed_provenance_mut::<VirtIOHeader>(address as usize);
     let header = NonNull::new(header).ok_or(BusError::Magic)?;

@@ -1,8 +1,9 @@
-//! Device discovery: the table of the built-in machine, or virtio-mmio from the command line.
+//! Device discovery: the table of the built-in machine, virtio-mmio from the command line, virtio-pci by a scan.
 //!
 //! The order of the devices is the launcher's: control first, then the job's disks.
 
 mod mmio;
+mod pci;
 mod table;
 
 use crate::command_line::CommandLine;
@@ -23,7 +24,18 @@ pub enum Notify {
         /// The queue's index, which is what is written.
         queue: u32,
     },
+    /// The same on PCI, where it is written as 16 bits.
+    PciRegister {
+        /// Its address.
+        address: u64,
+        /// The queue's index, which is what is written.
+        queue: u16,
+    },
 }
+
+/// Device windows lie in the fourth GiB on every machine; nothing else of the kind is mapped.
+const WINDOWS: u64 = 3 << 30;
+const WINDOWS_END: u64 = 4 << 30;
 
 impl Notify {
     /// Rings.
@@ -31,6 +43,21 @@ impl Notify {
         match self {
             Self::Doorbell { lane } => crate::arch::port::write_u32(instar_abi::table::DOORBELL_PORT, lane),
             Self::Register { address, queue } => mmio::notify(address, queue),
+            Self::PciRegister { address, queue } => pci::notify(address, queue),
+        }
+    }
+}
+
+impl BusError {
+    /// A few words, for the epitaph.
+    #[must_use]
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::NoDevice => "no device",
+            Self::Magic => "no virtio device",
+            Self::Window => "a window outside 3 to 4 GiB",
+            Self::Kind => "no block device",
+            Self::Setup => "set-up",
         }
     }
 }
@@ -42,6 +69,8 @@ pub enum BusError {
     NoDevice,
     /// A device page or register block without virtio's magic.
     Magic,
+    /// A device outside the windows that are mapped, 3 to 4 GiB.
+    Window,
     /// Not a block device.
     Kind,
     /// The device refused the features, or offers too short a queue.
@@ -50,11 +79,11 @@ pub enum BusError {
 
 /// What [`discover`] does with each device: its transport, and how lane `n` notifies it.
 pub trait Adopt {
-    /// Takes one device, in order.
+    /// Takes one device, in order. `notify` gives `None` for a queue that can't be notified.
     ///
     /// # Errors
     /// [`BusError`] ends the discovery.
-    fn adopt<T: Transport>(&mut self, transport: T, notify: impl Fn(u32) -> Notify) -> Result<(), BusError>;
+    fn adopt<T: Transport>(&mut self, transport: T, notify: impl Fn(u32) -> Option<Notify>) -> Result<(), BusError>;
 }
 
 /// Finds the devices of the command line, in order.
@@ -63,11 +92,21 @@ pub trait Adopt {
 /// The first device that can't be used.
 pub fn discover(line: &CommandLine, adopter: &mut impl Adopt) -> Result<(), BusError> {
     for index in 0..line.table {
-        adopter.adopt(table::Table::new(index)?, |lane| Notify::Doorbell { lane })?;
+        adopter.adopt(table::Table::new(index)?, |lane| Some(Notify::Doorbell { lane }))?;
     }
     for &(address, len) in &line.mmio {
         let register = mmio::notify_register(address);
-        adopter.adopt(mmio::open(address, len)?, |queue| Notify::Register { address: register, queue })?;
+        adopter.adopt(mmio::open(address, len)?, |queue| Some(Notify::Register { address: register, queue }))?;
+    }
+    if let Some(access) = line.pci {
+        let config = pci::Config::new(access)?;
+        for slot in pci::block_devices(&config) {
+            let (transport, registers) = pci::open(config, slot)?;
+            adopter.adopt(transport, |queue| {
+                let queue = u16::try_from(queue).ok()?;
+                Some(Notify::PciRegister { address: registers.of_queue(queue)?, queue })
+            })?;
+        }
     }
     Ok(())
 }
