@@ -17,6 +17,7 @@ pub mod memory;
 pub mod output;
 pub mod pipe;
 pub mod throttle;
+pub mod witness;
 
 use std::io;
 use std::os::fd::BorrowedFd;

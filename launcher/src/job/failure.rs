@@ -108,6 +108,8 @@ pub struct GuestFailure {
     pub names: Names,
     /// Why.
     pub error: Error,
+    /// The host's errno, where that is why.
+    pub errno: Option<i32>,
 }
 
 /// Why a file that an image names was not opened.

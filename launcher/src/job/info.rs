@@ -165,7 +165,9 @@ fn run(job: &Job, then: Then, names: Names, machine: &mut dyn Machine) -> Result
     };
     let end = machine.run(job, then, &mut on_frame).map_err(Failure::NoEnd)?;
     match (end, lie) {
-        (End::Failed(error), _) => Err(Failure::Guest(Box::new(GuestFailure { names, error }))),
+        (End::Failed(error), _) => {
+            Err(Failure::Guest(Box::new(GuestFailure { names, error, errno: machine.host_errno() })))
+        }
         (_, Some(lie)) => Err(Failure::Lie(lie)),
         (End::NeedsMore | End::NeedsFull, None) => Err(Failure::Lie(Lie::OutOfPlace)),
         (End::Done { .. }, None) => collector.finish().map_err(Failure::Lie),

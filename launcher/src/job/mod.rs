@@ -61,6 +61,12 @@ pub trait Machine {
     /// The guest did not come to an end of its own.
     fn run(&mut self, job: &Job, then: Then, on_frame: &mut dyn FnMut(Frame)) -> Result<End, NoEnd>;
 
+    /// What the host said of the disk's request that the last run failed by, if it did so and the host said
+    /// anything: an errno. No guest has a word in it.
+    fn host_errno(&self) -> Option<i32> {
+        None
+    }
+
     /// From now on a signal to stop ends runs and not this process, which has something to clean up.
     ///
     /// # Errors

@@ -2,11 +2,15 @@
 //!
 //! A job with nothing more to open runs here and locks this very process down. Any other runs in a
 //! child, which locks itself down in this process's place and passes frames on as they come. The
-//! child has decoded them as hostile bytes; this process decodes them again, from the child.
+//! child has decoded them as hostile bytes; this process decodes them again, from the child. What the host
+//! said of a request that failed, only the child knows: behind the last frame comes an errno.
 
 use super::{Images, Job, MachineError, ReplyFault, Stop, Transport, run};
+use crate::disk::Disk;
+use crate::disk::witness::Witness;
 use crate::job::{self, Machine, NoEnd, Then};
 use crate::vmm::process::{self, Bounds, Child, Ended, Heard};
+use instar_abi::error::{Error, ReadError, WriteError};
 use instar_abi::reply::{End, FRAME_HEADER_LEN, Frame, decode_batch, encode_frame};
 use std::fs::File;
 use std::io::Write as _;
@@ -22,33 +26,55 @@ pub struct Engine {
     /// Says on standard error why a run gave no end, in words.
     report: fn(&MachineError),
     transport: Transport,
+    errno: Option<i32>, // behind the end of the last run
 }
 
 impl Engine {
     /// An engine on the table transport, which words a child's failures by `report`.
     #[must_use]
     pub const fn new(report: fn(&MachineError)) -> Self {
-        Self { report, transport: Transport::Table }
+        Self { report, transport: Transport::Table, errno: None }
     }
 
-    fn job<'a>(&self, job: &'a job::Job) -> Result<Job<'a>, NoEnd> {
+    fn job<'a>(&self, job: &'a job::Job) -> Result<Watched<'a>, NoEnd> {
         let image = Images::find(job.op).map_err(|_| NoEnd::NoImage { op: job.op })?;
-        Ok(Job {
-            image,
-            request: &job.request,
-            disks: job.disks.clone(),
-            limits: job.limits,
-            transport: self.transport,
-        })
+        let witnesses: Vec<_> = job.disks.iter().map(|disk| Arc::new(Witness::new(Arc::clone(disk)))).collect();
+        let disks = witnesses.iter().map(|disk| Arc::<Witness>::clone(disk) as Arc<dyn Disk>).collect();
+        let job = Job { image, request: &job.request, disks, limits: job.limits, transport: self.transport };
+        Ok(Watched { job, witnesses })
+    }
+}
+
+/// A job whose disks remember why requests failed.
+struct Watched<'a> {
+    job: Job<'a>,
+    witnesses: Vec<Arc<Witness>>,
+}
+
+impl Watched<'_> {
+    /// What the host said of the request that the guest failed by, as far as it says which disk that was.
+    fn errno(&self, end: &End) -> Option<i32> {
+        let disk = match end {
+            End::Failed(Error::Read(ReadError::Io { disk, .. }) | Error::Write(WriteError::Io { disk, .. })) => disk,
+            _ => return None,
+        };
+        self.witnesses.get(usize::try_from(disk.0).ok()?)?.errno()
     }
 }
 
 impl Machine for Engine {
     fn run(&mut self, job: &job::Job, then: Then, on_frame: &mut dyn FnMut(Frame)) -> Result<End, NoEnd> {
-        match then {
-            Then::Finish => run_here(&self.job(job)?, on_frame),
-            Then::GoOn => run_in_child(&self.job(job)?, self.report, on_frame),
-        }
+        let job = self.job(job)?;
+        let (end, errno) = match then {
+            Then::Finish => run_here(&job, on_frame),
+            Then::GoOn => run_in_child(&job, self.report, on_frame),
+        }?;
+        self.errno = errno;
+        Ok(end)
+    }
+
+    fn host_errno(&self) -> Option<i32> {
+        self.errno
     }
 
     fn catch_signals(&mut self) -> Result<(), NoEnd> {
@@ -66,24 +92,31 @@ fn close_others(job: &Job<'_>, more: Option<&File>) {
     process::close_others(&disks.chain(more.map(|file| file.as_raw_fd())).collect::<Vec<_>>());
 }
 
-fn run_here(job: &Job<'_>, on_frame: &mut dyn FnMut(Frame)) -> Result<End, NoEnd> {
-    close_others(job, None);
+fn run_here(job: &Watched<'_>, on_frame: &mut dyn FnMut(Frame)) -> Result<(End, Option<i32>), NoEnd> {
+    close_others(&job.job, None);
     let frames = Arc::new(Mutex::new(Vec::new()));
     let sink = Arc::clone(&frames);
-    let end = run(job, move |frame| sink.lock().unwrap_or_else(PoisonError::into_inner).push(frame));
+    let end = run(&job.job, move |frame| sink.lock().unwrap_or_else(PoisonError::into_inner).push(frame));
     frames.lock().unwrap_or_else(PoisonError::into_inner).drain(..).for_each(on_frame);
-    end.map_err(NoEnd::Machine)
+    let end = end.map_err(NoEnd::Machine)?;
+    let errno = job.errno(&end);
+    Ok((end, errno))
 }
 
-fn run_in_child(job: &Job<'_>, report: fn(&MachineError), on_frame: &mut dyn FnMut(Frame)) -> Result<End, NoEnd> {
+fn run_in_child(
+    watched: &Watched<'_>,
+    report: fn(&MachineError),
+    on_frame: &mut dyn FnMut(Frame),
+) -> Result<(End, Option<i32>), NoEnd> {
+    let job = &watched.job;
     let host = |error| NoEnd::Machine(MachineError::Host(error));
     if let Some(signal) = process::stop_signal() {
         return Err(NoEnd::Stopped(signal));
     }
-    let bounds = Bounds { len: job.limits.reply_len, time: job.limits.time + MARGIN };
+    let bounds = Bounds { len: job.limits.reply_len + ERRNO_LEN as u64, time: job.limits.time + MARGIN };
     let mut child = process::spawn(bounds, |pipe| {
         close_others(job, Some(&pipe));
-        child_main(job, pipe, report)
+        child_main(watched, pipe, report)
     })
     .map_err(host)?;
     let said = read_frames(&mut child, on_frame);
@@ -93,7 +126,7 @@ fn run_in_child(job: &Job<'_>, report: fn(&MachineError), on_frame: &mut dyn FnM
     }
     match (child.wait().map_err(host)?, said.map_err(host)?) {
         (Ended::Stopped(signal), _) => Err(NoEnd::Stopped(signal)),
-        (_, Said::End(end)) => Ok(end),
+        (_, Said::End(end, errno)) => Ok((end, errno)),
         (_, Said::Nonsense) => Err(NoEnd::Machine(MachineError::Reply(ReplyFault::OutOfOrder))),
         (_, Said::TooLate) => Err(NoEnd::Machine(MachineError::NoEnd(Stop::TimeOut { rip: 0 }))),
         (Ended::Exited(_), Said::Nothing) => Err(NoEnd::Reported),
@@ -101,12 +134,19 @@ fn run_in_child(job: &Job<'_>, report: fn(&MachineError), on_frame: &mut dyn FnM
     }
 }
 
-/// The child: runs the job, passes every frame on, the last one included.
-fn child_main(job: &Job<'_>, pipe: File, report: fn(&MachineError)) -> i32 {
-    let pipe = Arc::new(pipe);
+/// Bytes behind the last frame: an errno, 0 for none.
+const ERRNO_LEN: usize = size_of::<i32>();
+
+/// The child: runs the job, passes every frame on, the last one included, and what the host said.
+fn child_main(job: &Watched<'_>, pipe: File, report: fn(&MachineError)) -> i32 {
+    let mut pipe = Arc::new(pipe);
     let frames = Arc::clone(&pipe);
-    match run(job, move |frame| drop(send(&frames, &frame))) {
-        Ok(end) => i32::from(send(&pipe, &Frame::End(end)).is_err()),
+    match run(&job.job, move |frame| drop(send(&frames, &frame))) {
+        Ok(end) => {
+            let errno = job.errno(&end).unwrap_or(0);
+            let sent = send(&pipe, &Frame::End(end)).and_then(|()| pipe.write_all(&errno.to_le_bytes()));
+            i32::from(sent.is_err())
+        }
         Err(error) => {
             report(&error);
             1
@@ -122,8 +162,8 @@ fn send(mut pipe: &File, frame: &Frame) -> std::io::Result<()> {
 
 /// What a child's report came to.
 enum Said {
-    /// The last frame.
-    End(End),
+    /// The last frame, and the host's errno behind it.
+    End(End, Option<i32>),
     /// No last frame.
     Nothing,
     /// Something that is no frame, or more than a reply may be.
@@ -164,7 +204,16 @@ fn read_frames(child: &mut Child, on_frame: &mut dyn FnMut(Frame)) -> std::io::R
             return Ok(Said::Nonsense);
         }
         match decoded {
-            Some(Frame::End(end)) => return Ok(Said::End(end)),
+            Some(Frame::End(end)) => {
+                let mut errno = [0; ERRNO_LEN];
+                let heard = child.read_report(&mut errno, &mut || {})?;
+                return Ok(match heard {
+                    Heard::Bytes => Said::End(end, Some(i32::from_le_bytes(errno)).filter(|&errno| errno != 0)),
+                    Heard::End => Said::Nothing,
+                    Heard::TooLong => Said::Nonsense,
+                    Heard::TooLate => Said::TooLate,
+                });
+            }
             Some(frame) => {
                 if matches!(frame, Frame::Progress { .. }) {
                     progress = frame.clone();

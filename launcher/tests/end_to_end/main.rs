@@ -2,6 +2,7 @@
 
 mod common;
 mod convert;
+mod convert_faults;
 mod convert_options;
 mod convert_targets;
 mod hostile;

@@ -181,7 +181,10 @@ impl Chain {
         };
         let end = machine.run(&self.job, Then::GoOn, &mut on_frame).map_err(Failure::NoEnd)?;
         match (end, lie) {
-            (End::Failed(error), _) => Err(Failure::Guest(Box::new(GuestFailure { names: self.names.clone(), error }))),
+            (End::Failed(error), _) => {
+                let (names, errno) = (self.names.clone(), machine.host_errno());
+                Err(Failure::Guest(Box::new(GuestFailure { names, error, errno })))
+            }
             (_, Some(lie)) => Err(Failure::Lie(lie)),
             (End::Done { lengths }, None) if needs.is_empty() => Ok(Ran::Done(lengths)),
             (End::NeedsMore, None) if !needs.is_empty() => Ok(Ran::Needs(needs)),

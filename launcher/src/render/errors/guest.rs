@@ -1,19 +1,21 @@
 //! Words for what the guest says went wrong.
 #![forbid(unsafe_code)]
 
-use super::{Message, below, could_not_open, qcow2};
+use super::{Message, below, could_not_open, errno_text, qcow2};
 use crate::job::failure::Names;
 use crate::render::escape::shown;
 use instar_abi::error::{
     ChainError, DetectError, Error, ExistingError, RawError, ReadError, Resource, TargetError, WriteError,
 };
 use instar_abi::request::{DiskId, LayerId, NeedKind};
+use nix::errno::Errno;
 
-/// The words for a guest's error; its numbers are the guest's and may be any.
-pub(super) fn error(names: &Names, error: &Error) -> Message {
+/// The words for a guest's error; its numbers are the guest's and may be any. `errno`: what the host said of it.
+pub(super) fn error(names: &Names, error: &Error, errno: Option<i32>) -> Message {
+    let errno = errno.unwrap_or(Errno::EIO as i32);
     match error {
-        Error::Read(error) => read(names, error),
-        Error::Write(error) => write(names, error),
+        Error::Read(error) => read(names, error, errno),
+        Error::Write(error) => write(names, error, errno),
         Error::OutOfBudget(resource) => out_of_budget(names, *resource),
         Error::Detect { layer, error } => open(names, *layer, detect(error)),
         Error::UnsupportedFormat { layer, format } => {
@@ -151,10 +153,11 @@ fn disk(names: &Names, disk: DiskId) -> String {
     name.map_or_else(|| format!("disk {}", disk.0), |name| shown(name))
 }
 
-fn read(names: &Names, error: &ReadError) -> Message {
+fn read(names: &Names, error: &ReadError, errno: i32) -> Message {
     match error {
         ReadError::Io { disk: id, offset } => {
-            Message::new(format!("error while reading at byte {offset} of '{}': Input/output error", disk(names, *id)))
+            let (name, why) = (disk(names, *id), errno_text(errno));
+            Message::new(format!("error while reading at byte {offset} of '{name}': {why}"))
         }
         ReadError::OutOfRange { disk: id, offset, len, disk_len } => Message::new(format!(
             "error while reading {len} bytes at byte {offset} of '{}': the file has {disk_len} bytes",
@@ -165,11 +168,16 @@ fn read(names: &Names, error: &ReadError) -> Message {
     }
 }
 
-fn write(names: &Names, error: &WriteError) -> Message {
+fn write(names: &Names, error: &WriteError, errno: i32) -> Message {
     match error {
+        // qemu-img's line to the letter: clients look for a full disk in it.
         WriteError::Io { disk: id, offset } => {
-            let text = format!("error while writing at byte {offset} of '{}': Input/output error", disk(names, *id));
-            Message::new(text).with_hint("is the file system full? df shows it")
+            let message = Message::new(format!("error while writing at byte {offset}: {}", errno_text(errno)));
+            if errno == Errno::ENOSPC as i32 {
+                message.with_hint(format!("what is full: df '{}'", disk(names, *id)))
+            } else {
+                message
+            }
         }
         WriteError::Device { disk: id, offset } => device(names, "writing", *id, *offset),
         WriteError::Capacity { disk: id, end } => {

@@ -13,10 +13,9 @@ use nix::errno::Errno;
 /// `No such file or directory`: C's words for an errno.
 #[must_use]
 pub fn errno_text(errno: i32) -> String {
-    match Errno::from_raw(errno) {
-        Errno::UnknownErrno => format!("Unknown error {errno}"),
-        errno => errno.desc().to_owned(),
-    }
+    let text = std::io::Error::from_raw_os_error(errno).to_string();
+    // Rust adds the number to C's words.
+    text.strip_suffix(&format!(" (os error {errno})")).unwrap_or(&text).to_owned()
 }
 
 /// Why the user's words name no image.

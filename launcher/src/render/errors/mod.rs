@@ -63,7 +63,7 @@ pub fn failure(failure: &Failure) -> Option<Message> {
             could_not_open(&failed.top, below(failed.depth, message))
         }
         Failure::Policy(error) => policy(error),
-        Failure::Guest(failed) => guest::error(&failed.names, &failed.error),
+        Failure::Guest(failed) => guest::error(&failed.names, &failed.error, failed.errno),
         Failure::Lie(found) => lie(*found),
         Failure::NoEnd(no_end) => return machine::no_end(no_end),
         Failure::Random(errno) => Message::new(format!("Could not get random numbers: {}", errno_text(*errno))),

@@ -6,9 +6,9 @@ use crate::gate::Refusal;
 use crate::job::failure::{GuestFailure, NamedFailure, Names};
 use crate::job::name::NameError;
 use crate::job::open::OpenError;
-use instar_abi::error::{DetectError, Error, FeatureName, Qcow2Error, Table};
+use instar_abi::error::{DetectError, Error, FeatureName, Qcow2Error, ReadError, Table, WriteError};
 use instar_abi::format::Format;
-use instar_abi::request::LayerId;
+use instar_abi::request::{DiskId, LayerId};
 
 fn words(of: Failure) -> String {
     let message = failure(&of).expect("words");
@@ -17,7 +17,11 @@ fn words(of: Failure) -> String {
 
 fn qcow2_at(layer: u32, error: Qcow2Error) -> String {
     let names = Names { top: b"x.qcow2".to_vec(), depths: vec![0, 1, 2], disks: vec![], ..Names::default() };
-    words(Failure::Guest(Box::new(GuestFailure { names, error: Error::Qcow2 { layer: LayerId(layer), error } })))
+    words(Failure::Guest(Box::new(GuestFailure {
+        names,
+        error: Error::Qcow2 { layer: LayerId(layer), error },
+        errno: None,
+    })))
 }
 
 /// What qemu-img 10.0.2 printed for images with these faults.
@@ -91,7 +95,7 @@ fn wrong_formats_and_names_read_as_in_qemu_img() {
     let names = || Names { top: b"r".to_vec(), depths: vec![0], ..Names::default() };
     let error = DetectError::Mismatch { given: Format::Qcow2, found: None };
     let error = Error::Detect { layer: LayerId(0), error };
-    let guest = Failure::Guest(Box::new(GuestFailure { names: names(), error }));
+    let guest = Failure::Guest(Box::new(GuestFailure { names: names(), error, errno: None }));
     assert_eq!(words(guest), "Could not open 'r': Image is not in qcow2 format");
     let name = |error| words(Failure::Name { typed: b"r".to_vec(), error });
     assert_eq!(name(NameError::Protocol { name: b"foo".to_vec() }), "Could not open 'r': Unknown protocol 'foo'");
@@ -129,4 +133,27 @@ fn a_refusal_outside_tells_nothing_of_what_is_there() {
         found,
         "Could not open 't': Could not open backing file: backing file '/etc/x' is outside the directories that this image may use"
     );
+}
+
+#[test]
+fn the_host_s_errno_is_told_in_qemu_imgs_words() {
+    let told = |error, errno| {
+        let disks = vec![b"a".to_vec(), b"out".to_vec()];
+        let names = Names { top: b"a".to_vec(), depths: vec![0], disks, ..Names::default() };
+        words(Failure::Guest(Box::new(GuestFailure { names, error, errno })))
+    };
+    let write = || Error::Write(WriteError::Io { disk: DiskId(1), offset: 4096 });
+    assert_eq!(told(write(), Some(28)), "error while writing at byte 4096: No space left on device");
+    assert_eq!(told(write(), None), "error while writing at byte 4096: Input/output error");
+    let read = || Error::Read(ReadError::Io { disk: DiskId(0), offset: 512 });
+    assert_eq!(told(read(), Some(116)), "error while reading at byte 512 of 'a': Stale file handle");
+    assert_eq!(told(read(), Some(5)), "error while reading at byte 512 of 'a': Input/output error");
+}
+
+/// A crate's own words for `EIO` were said here once, and no client knew them.
+#[test]
+fn an_errno_is_told_in_c_s_words() {
+    for (errno, words) in [(5, "Input/output error"), (2, "No such file or directory"), (4095, "Unknown error 4095")] {
+        assert_eq!(errno_text(errno), words);
+    }
 }
