@@ -3,6 +3,7 @@
 mod common;
 mod convert;
 mod convert_faults;
+mod convert_kills;
 mod convert_options;
 mod convert_targets;
 mod hostile;
