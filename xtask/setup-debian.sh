@@ -26,4 +26,4 @@ fi
 apt-get update -q
 # shellcheck disable=SC2086 # two words
 apt-get install -q -y --no-install-recommends $from qemu-utils
-apt-get install -q -y --no-install-recommends e2fsprogs fdisk g++ strace time
+apt-get install -q -y --no-install-recommends e2fsprogs fdisk g++ python3-libqcow strace time

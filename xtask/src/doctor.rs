@@ -25,6 +25,12 @@ const TOOLS: &[Tool] = &[
     Tool { program: "mkfs.ext4", use_: "makes a real file system to convert", package: "e2fsprogs" },
     Tool { program: "sfdisk", use_: "makes partition tables", package: "fdisk" },
     Tool { program: "/usr/bin/time", use_: "tells the benchmark's peak memory", package: "time" },
+    // Its module needs the package; the interpreter comes with it.
+    Tool {
+        program: "/usr/bin/python3",
+        use_: "reads qcow2 by libyal's reader, not qemu's",
+        package: "python3-libqcow",
+    },
     Tool { program: "g++", use_: "builds the fuzzing engine", package: "g++" },
 ];
 

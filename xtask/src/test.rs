@@ -12,6 +12,9 @@ pub struct Options {
     /// A test that is skipped because a program is missing fails the run
     #[arg(long)]
     pub strict: bool,
+    /// All of what otherwise runs in part: every combination of convert's options with every content
+    #[arg(long)]
+    pub full: bool,
     /// Only tests whose names contain one of these
     pub filter: Vec<String>,
 }
@@ -69,6 +72,9 @@ pub fn test(options: &Options) -> Result<()> {
             .env("INSTAR_TEST_IMAGES", Kind::Tests.directory())
             .env("INSTAR_IMAGES", Kind::Ops.directory())
             .env("INSTAR_BIN", &instar);
+        if options.full {
+            command.env("INSTAR_FULL", "1");
+        }
     };
     let mut list = cargo(&["test", "--quiet", "--workspace", "--", "--list", "--format=terse"]);
     with_environment(&mut list);

@@ -4,6 +4,7 @@ mod common;
 mod convert;
 mod convert_faults;
 mod convert_kills;
+mod convert_matrix;
 mod convert_options;
 mod convert_targets;
 mod hostile;
