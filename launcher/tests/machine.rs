@@ -68,7 +68,7 @@ fn child(image: &[u8], case: Case) -> ! {
         Limits { memory_len: 16 << 20, reply_len: 1 << 20, time: case.time, largest_file: None, large_pages: false };
     let frames = Arc::new(Mutex::new(Vec::<Frame>::new()));
     let seen = Arc::clone(&frames);
-    let job = Job { image, request: &request, disks: vec![disk], limits, transport: case.transport };
+    let job = Job { image, request: &request, disks: vec![disk], limits, transport: case.transport, outside: None };
     let result = machine::run(&job, move |frame| seen.lock().expect("not poisoned").push(frame));
     println!("\nsaw: {result:?} {:?}", frames.lock().expect("not poisoned"));
     std::process::exit(0)

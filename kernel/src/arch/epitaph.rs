@@ -3,18 +3,28 @@
 use super::port;
 use instar_abi::epitaph::{Epitaph, WAY_OUT};
 use instar_abi::{layout, table};
-use zerocopy::IntoBytes;
+use zerocopy::{FromZeros, IntoBytes};
 
 /// Notes how the machine is switched off, where the fault handler finds it too.
 pub fn set_power_off(port: u16, value: u8, serial: bool) {
+    // Firmware may have left something here.
+    write_at(0, Epitaph::new_zeroed().as_bytes());
     let [low, high] = port.to_le_bytes();
     write_at(WAY_OUT, &[low, high, value, u8::from(serial)]);
 }
 
-/// Writes the epitaph.
+/// Writes the epitaph, and its text on the serial line where somebody reads that.
 pub fn write(epitaph: &Epitaph) {
     write_at(0, epitaph.as_bytes());
+    // SAFETY: a byte of the epitaph page, as in `write_at`.
+    if unsafe { page().add(WAY_OUT + 3).read_volatile() } != 0 {
+        let text = epitaph.text.get(..epitaph.text_len.get() as usize).unwrap_or_default();
+        b"! ".iter().chain(text).chain(b"\n").for_each(|&byte| port::write_u8(SERIAL_PORT, byte));
+    }
 }
+
+/// COM1's data register: machines take a byte at any time.
+const SERIAL_PORT: u16 = 0x3f8;
 
 fn page() -> *mut u8 {
     core::ptr::with_exposed_provenance_mut(layout::EPITAPH as usize)

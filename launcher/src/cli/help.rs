@@ -72,6 +72,9 @@ pub fn subcommand(mode: Mode, name: &str, grammar: &Grammar) -> String {
     for option in shown.clone().filter(|option| option.support != Support::NotYet) {
         text += &line(option);
     }
+    if mode == Mode::Instar && known_subcommand(name.as_bytes()).is_some() {
+        text += &line(&super::engine::ENGINE);
+    }
     text += &line(&Opt {
         id: "help",
         short: Some('h'),

@@ -12,6 +12,7 @@ mod convert;
 mod convert_grammar;
 mod convert_typed;
 mod create_options;
+mod engine;
 pub mod grammar;
 mod help;
 mod image;
@@ -87,7 +88,13 @@ pub fn main_on(
         }
         Start::Run { mode, subcommand, args } => {
             terminal.set_mode(mode);
-            run(mode, &subcommand, &args, machine, terminal)
+            match engine::chosen(mode, args) {
+                Ok((choice, args)) => {
+                    machine.choose(choice);
+                    run(mode, &subcommand, &args, machine, terminal)
+                }
+                Err(error) => terminal.usage(&subcommand.to_string_lossy(), &error),
+            }
         }
     }
 }
@@ -97,7 +104,9 @@ pub fn report_from_child(error: &MachineError) {
     let mode = match start(std::env::args_os()) {
         Start::Run { mode, .. } | Start::Help(mode) | Start::Version(mode) | Start::Wrong(mode, _) => mode,
     };
-    Terminal::of_process(mode).say(&errors::machine_error(error));
+    // The child is locked down: it may write, and no longer ask whether somebody watches.
+    let streams = (Box::new(std::io::stdout()), Box::new(std::io::stderr()));
+    Terminal::new(mode, streams.0, streams.1).say(&errors::machine_error(error));
 }
 
 fn run(

@@ -23,7 +23,7 @@ pub mod target;
 use crate::disk::Disk;
 use crate::disk::bytes::FileBytes;
 use crate::disk::file::SourceFile;
-use crate::machine::MachineError;
+use crate::machine::{Choice, MachineError};
 use instar_abi::format::Format;
 use instar_abi::reply::{End, Frame};
 use instar_abi::request::{
@@ -65,6 +65,11 @@ pub trait Machine {
     /// anything: an errno. No guest has a word in it.
     fn host_errno(&self) -> Option<i32> {
         None
+    }
+
+    /// Which engine runs the jobs to come.
+    fn choose(&mut self, choice: Choice) {
+        let _ = choice;
     }
 
     /// From now on a signal to stop ends runs and not this process, which has something to clean up.

@@ -1,11 +1,14 @@
 //! The engine that the launcher's jobs run on: in this process, or in a child of it.
 //!
+//! A job for a program of others' ([`super::outside`]) always runs in a child: this process stays to kill the
+//! program and to clean up behind it.
+//!
 //! A job with nothing more to open runs here and locks this very process down. Any other runs in a
 //! child, which locks itself down in this process's place and passes frames on as they come. The
 //! child has decoded them as hostile bytes; this process decodes them again, from the child. What the host
 //! said of a request that failed, only the child knows: behind the last frame comes an errno.
 
-use super::{Images, Job, MachineError, ReplyFault, Stop, Transport, run};
+use super::{Choice, Images, Job, MachineError, ReplyFault, Running, Stop, Transport, run};
 use crate::disk::Disk;
 use crate::disk::witness::Witness;
 use crate::job::{self, Machine, NoEnd, Then};
@@ -21,11 +24,12 @@ use std::time::Duration;
 /// How much longer than its guest a child may take: it makes the machine first.
 const MARGIN: Duration = Duration::from_secs(30);
 
-/// Runs jobs on the built-in machine.
+/// Runs jobs, on the built-in machine unless another is chosen.
 pub struct Engine {
     /// Says on standard error why a run gave no end, in words.
     report: fn(&MachineError),
     transport: Transport,
+    choice: Choice,
     errno: Option<i32>, // behind the end of the last run
 }
 
@@ -33,14 +37,21 @@ impl Engine {
     /// An engine on the table transport, which words a child's failures by `report`.
     #[must_use]
     pub const fn new(report: fn(&MachineError)) -> Self {
-        Self { report, transport: Transport::Table, errno: None }
+        Self { report, transport: Transport::Table, choice: Choice::Builtin, errno: None }
+    }
+
+    /// The same, whose guests see their devices otherwise where the machine is the built-in one.
+    #[must_use]
+    pub fn on(self, transport: Transport) -> Self {
+        Self { transport, ..self }
     }
 
     fn job<'a>(&self, job: &'a job::Job) -> Result<Watched<'a>, NoEnd> {
         let image = Images::find(job.op).map_err(|_| NoEnd::NoImage { op: job.op })?;
         let witnesses: Vec<_> = job.disks.iter().map(|disk| Arc::new(Witness::new(Arc::clone(disk)))).collect();
         let disks = witnesses.iter().map(|disk| Arc::<Witness>::clone(disk) as Arc<dyn Disk>).collect();
-        let job = Job { image, request: &job.request, disks, limits: job.limits, transport: self.transport };
+        let (request, limits, transport) = (&job.request, job.limits, self.transport);
+        let job = Job { image, request, disks, limits, transport, outside: None };
         Ok(Watched { job, witnesses })
     }
 }
@@ -64,10 +75,19 @@ impl Watched<'_> {
 
 impl Machine for Engine {
     fn run(&mut self, job: &job::Job, then: Then, on_frame: &mut dyn FnMut(Frame)) -> Result<End, NoEnd> {
-        let job = self.job(job)?;
+        let Watched { job, witnesses } = self.job(job)?;
+        let running = match self.choice.program() {
+            Some(program) => {
+                // Before there is anything to clean up.
+                self.catch_signals()?;
+                Some(Running::start(program, &job).map_err(NoEnd::Machine)?)
+            }
+            None => None,
+        };
+        let job = Watched { job: Job { outside: running.as_ref(), ..job }, witnesses };
         let (end, errno) = match then {
-            Then::Finish => run_here(&job, on_frame),
-            Then::GoOn => run_in_child(&job, self.report, on_frame),
+            Then::Finish if running.is_none() => run_here(&job, on_frame),
+            Then::Finish | Then::GoOn => run_in_child(&job, self.report, on_frame),
         }?;
         self.errno = errno;
         Ok(end)
@@ -75,6 +95,10 @@ impl Machine for Engine {
 
     fn host_errno(&self) -> Option<i32> {
         self.errno
+    }
+
+    fn choose(&mut self, choice: Choice) {
+        self.choice = choice;
     }
 
     fn catch_signals(&mut self) -> Result<(), NoEnd> {
@@ -89,7 +113,8 @@ impl Machine for Engine {
 /// The descriptors of the job's disks; everything else above standard error is closed before a run.
 fn close_others(job: &Job<'_>, more: Option<&File>) {
     let disks = job.disks.iter().flat_map(|disk| disk.fds()).map(|fd| fd.as_raw_fd());
-    process::close_others(&disks.chain(more.map(|file| file.as_raw_fd())).collect::<Vec<_>>());
+    let outside = job.outside.map(Running::fds).unwrap_or_default();
+    process::close_others(&disks.chain(more.map(|file| file.as_raw_fd())).chain(outside).collect::<Vec<_>>());
 }
 
 fn run_here(job: &Watched<'_>, on_frame: &mut dyn FnMut(Frame)) -> Result<(End, Option<i32>), NoEnd> {
@@ -119,6 +144,9 @@ fn run_in_child(
         child_main(watched, pipe, report)
     })
     .map_err(host)?;
+    if let Some(outside) = job.outside {
+        outside.leave_to_child();
+    }
     let said = read_frames(&mut child, on_frame);
     if !matches!(said, Ok(Said::Nothing)) {
         // It has said all it had to say, or what nobody wants to hear.

@@ -1,15 +1,19 @@
-//! Running a job: the one door to the engines, of which the built-in one is here.
+//! Running a job: the one door to the engines.
 //!
 //! [`run`] does what every run needs whatever the engine: a fresh nonce, the control device, decoding the
 //! reply as the hostile bytes it is, and judging how the run ended.
 
 mod builtin;
+mod choice;
 mod engine;
 mod images;
+mod outside;
 mod reply;
 
+pub use choice::Choice;
 pub use engine::Engine;
 pub use images::{Images, MissingImage};
+pub use outside::{Accelerator, OutsideError, Program, ProgramError, QemuMachine, Running};
 pub use reply::{Reply, ReplyFault};
 
 use crate::disk::Disk;
@@ -37,8 +41,10 @@ pub struct Job<'a> {
     pub disks: Vec<Arc<dyn Disk>>,
     /// Limits of the run.
     pub limits: Limits,
-    /// How the guest sees its devices.
+    /// How the guest sees its devices, on the built-in machine.
     pub transport: Transport,
+    /// The program that makes the machine; `None`: the built-in one does.
+    pub outside: Option<&'a Running>,
 }
 
 impl Job<'_> {
@@ -89,6 +95,8 @@ pub enum MachineError {
     Reply(ReplyFault),
     /// The run stopped without a last frame.
     NoEnd(Stop),
+    /// The program that made the machine.
+    Outside(OutsideError),
     /// The process that ran the guest was ended by this signal; SIGSYS: it tried something forbidden.
     ChildKilled {
         /// The signal.
@@ -103,9 +111,7 @@ pub enum MachineError {
 /// # Errors
 /// [`MachineError`]: the guest did not come to an end of its own.
 pub fn run(job: &Job<'_>, on_frame: impl FnMut(Frame) + Send + 'static) -> Result<End, MachineError> {
-    let mut nonce = [0; 16];
-    rustix::rand::getrandom(&mut nonce, rustix::rand::GetRandomFlags::empty())
-        .map_err(|error| MachineError::Random(error.into()))?;
+    let nonce = job.outside.map_or_else(nonce, |outside| Ok(outside.nonce()))?;
     let request = job.request.encode().map_err(|_| MachineError::RequestTooLong)?;
     let mut reply = Reply::new(on_frame);
     if job.copies() {
@@ -119,7 +125,13 @@ pub fn run(job: &Job<'_>, on_frame: impl FnMut(Frame) + Send + 'static) -> Resul
     let control = Control::new(nonce, &request, job.limits.reply_len, Box::new(sink))
         .map_err(|_| MachineError::RequestTooLong)?;
     let control = Arc::new(control);
-    let (stop, last_words) = builtin::run(job, nonce, &control)?;
+    let (stop, last_words) = match job.outside {
+        None => builtin::run(job, nonce, &control)?,
+        Some(outside) => {
+            let is_over = || reply.lock().unwrap_or_else(PoisonError::into_inner).is_over() || control.is_broken();
+            outside.serve(job, &control, &is_over)?
+        }
+    };
     let mut reply = reply.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(fault) = reply.fault().or(control.is_broken().then_some(ReplyFault::OutOfOrder)) {
         return Err(MachineError::Reply(fault));
@@ -129,4 +141,12 @@ pub fn run(job: &Job<'_>, on_frame: impl FnMut(Frame) + Send + 'static) -> Resul
         (None, Some(end)) if stop == Stop::PowerOff => Ok(end),
         (None, _) => Err(MachineError::NoEnd(stop)),
     }
+}
+
+/// A fresh one for every run.
+fn nonce() -> Result<[u8; 16], MachineError> {
+    let mut nonce = [0; 16];
+    rustix::rand::getrandom(&mut nonce, rustix::rand::GetRandomFlags::empty())
+        .map_err(|error| MachineError::Random(error.into()))?;
+    Ok(nonce)
 }

@@ -47,6 +47,12 @@ impl Reply {
         self.fault
     }
 
+    /// Whether nothing more is taken: the last frame is here, or a fault.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.end.is_some() || self.fault.is_some()
+    }
+
     /// The last frame, once.
     pub fn take_end(&mut self) -> Option<End> {
         self.end.take()

@@ -39,6 +39,15 @@ pub enum GuestFault {
     },
 }
 
+/// How long a chain of descriptors may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Chains {
+    /// As long as the queue, or as its table of descriptors.
+    Any,
+    /// One data descriptor, as the narrowest machines take.
+    OneSegment,
+}
+
 const READ: u32 = 0;
 const WRITE: u32 = 1;
 const FLUSH: u32 = 4;
@@ -58,6 +67,7 @@ pub fn serve(
     device: u32,
     mut chain: DescriptorChain<&GuestMemoryMmap>,
     disk: &dyn Disk,
+    chains: Chains,
     memory: &Memory,
 ) -> Result<u32, GuestFault> {
     let bad = GuestFault::Chain { device };
@@ -76,6 +86,9 @@ pub fn serve(
         }
         segments.push(memory.segment(last.addr().0, last.len()).map_err(|_| bad)?);
         last = next;
+    }
+    if chains == Chains::OneSegment && segments.count() > 1 {
+        return Err(bad);
     }
     // The chain's iterator also ends at a descriptor that points nowhere; then `last` still has a successor.
     if last.has_next() || !last.is_write_only() || last.len() != 1 {

@@ -1,15 +1,31 @@
 //! Guest memory: one mapping, touched only by volatile copies and by the kernel's vectored I/O.
 
 use crate::disk::Segments;
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
-use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, VolatileSlice};
+use vm_memory::{
+    Bytes, FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestRegionMmap, MmapRegion, VolatileSlice,
+};
 
 /// The memory of one guest, from address 0.
 #[derive(Clone)]
 pub struct Memory {
     map: GuestMemoryMmap,
     len: u64,
+}
+
+/// A piece of a guest's memory that another process has made.
+#[derive(Debug)]
+pub struct Piece {
+    /// Guest address.
+    pub address: u64,
+    /// Bytes.
+    pub len: u64,
+    /// The file that holds it.
+    pub file: File,
+    /// Where in the file it starts.
+    pub offset: u64,
 }
 
 /// A guest address that is not memory.
@@ -35,6 +51,26 @@ impl Memory {
         memory.advise(0, small, libc::MADV_NOHUGEPAGE);
         memory.advise(small, len - small, libc::MADV_HUGEPAGE);
         Ok(memory)
+    }
+
+    /// Maps memory that another process has made, in pieces at these guest addresses.
+    ///
+    /// That process may cut its file short meanwhile: touching what is gone ends this process, not its work in a
+    /// wrong way.
+    ///
+    /// # Errors
+    /// Pieces that overlap, lie past their file, or don't start on a page; the host's.
+    pub fn shared(pieces: Vec<Piece>) -> io::Result<Self> {
+        let len = pieces.iter().map(|piece| piece.len).fold(0, u64::saturating_add);
+        let mut regions = Vec::with_capacity(pieces.len());
+        for Piece { address, len, file, offset } in pieces {
+            let size = usize::try_from(len).map_err(io::Error::other)?;
+            let mapping = MmapRegion::from_file(FileOffset::new(file, offset), size).map_err(io::Error::other)?;
+            let region = GuestRegionMmap::new(mapping, GuestAddress(address));
+            regions.push(region.ok_or(io::ErrorKind::InvalidInput)?);
+        }
+        let map = GuestMemoryMmap::from_regions(regions).map_err(io::Error::other)?;
+        Ok(Self { map, len })
     }
 
     /// Best effort: without large pages a run is slower, not wrong.
@@ -110,6 +146,12 @@ impl<'m> GuestSegments<'m> {
     pub fn push(&mut self, slice: VolatileSlice<'m>) {
         self.len += slice.len() as u64;
         self.slices.push(slice);
+    }
+
+    /// Number of segments.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.slices.len()
     }
 
     /// Forgets the segments, keeps the room.

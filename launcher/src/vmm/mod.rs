@@ -13,15 +13,20 @@
 //! process  fork, signals, descriptors
 //! ```
 //!
+//! For machines that other programs make: `vhost_user` serves the same disks over sockets, `outside` starts and ends
+//! such a program.
+//!
 //! This is the only room of the launcher with unsafe code.
 
 pub mod block;
 pub mod elf;
 pub mod memory;
 pub mod mmio;
+pub mod outside;
 pub mod process;
 pub mod queue;
 pub mod run;
 pub mod sandbox;
 pub mod shared;
 pub mod vcpu;
+pub mod vhost_user;

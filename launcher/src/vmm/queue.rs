@@ -1,6 +1,6 @@
 //! The queues of one lane on every device, and serving them.
 
-use super::block::{self, GuestFault};
+use super::block::{self, Chains, GuestFault};
 use super::memory::Memory;
 use crate::disk::Disk;
 use std::sync::Arc;
@@ -25,9 +25,68 @@ pub struct Registers {
     pub device_area: u64,
 }
 
-/// One queue of one device.
-struct Served {
+/// One queue of one device, as the guest has set it up.
+pub struct BlockQueue {
     queue: Queue,
+    device: u32,
+}
+
+impl BlockQueue {
+    /// Takes over a queue of a device. It keeps these registers for good. `start` is where its rings stand: 0, unless
+    /// another program has served it before.
+    ///
+    /// # Errors
+    /// A size that is no power of two or too large, or rings outside memory.
+    pub fn adopt(device: u32, registers: Registers, start: u16, memory: &Memory) -> Result<Self, GuestFault> {
+        let bad = GuestFault::QueueSetup { device };
+        let mut queue = Queue::new(QUEUE_SIZE_MAX).map_err(|_| bad)?;
+        if registers.size > QUEUE_SIZE_MAX || !registers.size.is_power_of_two() {
+            return Err(bad);
+        }
+        queue.set_size(registers.size);
+        queue.try_set_desc_table_address(GuestAddress(registers.descriptors)).map_err(|_| bad)?;
+        queue.try_set_avail_ring_address(GuestAddress(registers.driver_area)).map_err(|_| bad)?;
+        queue.try_set_used_ring_address(GuestAddress(registers.device_area)).map_err(|_| bad)?;
+        queue.set_next_avail(start);
+        queue.set_next_used(start);
+        queue.set_ready(true);
+        if !queue.is_valid(memory.map()) {
+            return Err(bad);
+        }
+        Ok(Self { queue, device })
+    }
+
+    /// Where its rings stand.
+    #[must_use]
+    pub fn position(&self) -> u16 {
+        self.queue.next_avail()
+    }
+
+    /// Serves everything in it; returns whether there was anything. The guest may go on meanwhile.
+    ///
+    /// # Errors
+    /// The guest broke the contract; the run must end.
+    pub fn serve(&mut self, disk: &dyn Disk, chains: Chains, memory: &Memory) -> Result<bool, GuestFault> {
+        let bad = GuestFault::Ring { device: self.device };
+        // At most a full ring waits. One that grows as it is served, by reads into the ring itself, would hold this
+        // thread past the run's time limit.
+        let mut left = self.queue.size();
+        let mut served = false;
+        loop {
+            let mut heads = self.queue.iter(memory.map()).map_err(|_| bad)?;
+            let Some(chain) = heads.next() else { return Ok(served) };
+            left = left.checked_sub(1).ok_or(bad)?;
+            let head = chain.head_index();
+            let written = block::serve(self.device, chain, disk, chains, memory)?;
+            self.queue.add_used(memory.map(), head, written).map_err(|_| bad)?;
+            served = true;
+        }
+    }
+}
+
+/// One queue with its disk.
+struct Served {
+    queue: BlockQueue,
     disk: Arc<dyn Disk>,
 }
 
@@ -35,13 +94,20 @@ struct Served {
 pub struct LaneQueues {
     served: Vec<Option<Served>>,
     disks: Vec<Arc<dyn Disk>>,
+    chains: Chains,
 }
 
 impl LaneQueues {
     /// No queues yet, on these devices.
     #[must_use]
     pub fn new(disks: &[Arc<dyn Disk>]) -> Self {
-        Self { served: disks.iter().map(|_| None).collect(), disks: disks.to_vec() }
+        Self { served: disks.iter().map(|_| None).collect(), disks: disks.to_vec(), chains: Chains::Any }
+    }
+
+    /// The same, which takes only such chains.
+    #[must_use]
+    pub fn taking(self, chains: Chains) -> Self {
+        Self { chains, ..self }
     }
 
     /// Number of devices.
@@ -64,42 +130,19 @@ impl LaneQueues {
         let (Some(slot), Some(disk)) = (self.served.get_mut(index), self.disks.get(index)) else {
             return Err(GuestFault::NoSuchDevice { index: index as u32 });
         };
-        let bad = GuestFault::QueueSetup { device: index as u32 };
-        let mut queue = Queue::new(QUEUE_SIZE_MAX).map_err(|_| bad)?;
-        if registers.size > QUEUE_SIZE_MAX || !registers.size.is_power_of_two() {
-            return Err(bad);
-        }
-        queue.set_size(registers.size);
-        queue.try_set_desc_table_address(GuestAddress(registers.descriptors)).map_err(|_| bad)?;
-        queue.try_set_avail_ring_address(GuestAddress(registers.driver_area)).map_err(|_| bad)?;
-        queue.try_set_used_ring_address(GuestAddress(registers.device_area)).map_err(|_| bad)?;
-        queue.set_ready(true);
-        if !queue.is_valid(memory.map()) {
-            return Err(bad);
-        }
+        let queue = BlockQueue::adopt(index as u32, registers, 0, memory)?;
         *slot = Some(Served { queue, disk: Arc::clone(disk) });
         Ok(())
     }
 
-    /// Serves everything in this lane's queue of one device.
+    /// Serves everything in this lane's queue of one device. The lane's vCPU stands still meanwhile.
     ///
     /// # Errors
     /// The guest broke the contract; the run must end.
     pub fn serve(&mut self, index: usize, memory: &Memory) -> Result<(), GuestFault> {
-        let Some(Served { queue, disk }) = self.served.get_mut(index).and_then(Option::as_mut) else {
-            return Ok(());
-        };
-        let device = index as u32;
-        // The lane's vCPU stands still meanwhile, so at most a full ring waits. One that grows as it is served, by
-        // reads into the ring itself, would hold this thread past the run's time limit.
-        let mut left = queue.size();
-        loop {
-            let mut heads = queue.iter(memory.map()).map_err(|_| GuestFault::Ring { device })?;
-            let Some(chain) = heads.next() else { return Ok(()) };
-            left = left.checked_sub(1).ok_or(GuestFault::Ring { device })?;
-            let head = chain.head_index();
-            let written = block::serve(device, chain, &**disk, memory)?;
-            queue.add_used(memory.map(), head, written).map_err(|_| GuestFault::Ring { device })?;
+        match self.served.get_mut(index).and_then(Option::as_mut) {
+            Some(Served { queue, disk }) => queue.serve(&**disk, self.chains, memory).map(drop),
+            None => Ok(()),
         }
     }
 

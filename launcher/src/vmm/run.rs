@@ -248,7 +248,9 @@ fn table_page(disk: &dyn Disk, lanes: usize) -> table::Device {
     page
 }
 
-fn last_words(memory: &Memory) -> Option<LastWords> {
+/// What a guest has left in its memory, if it died.
+#[must_use]
+pub fn last_words(memory: &Memory) -> Option<LastWords> {
     let bytes: [u8; size_of::<Epitaph>()] = memory.read(layout::EPITAPH).ok()?;
     let page = Epitaph::read_from_bytes(&bytes).ok()?;
     let len = (page.text_len.get() as usize).min(page.text.len());

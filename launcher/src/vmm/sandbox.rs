@@ -51,6 +51,14 @@ pub enum SandboxError {
 /// # Errors
 /// A layer that this kernel has refused.
 pub fn close_doors(largest_file: Option<u64>) -> Result<Layers, SandboxError> {
+    close_doors_but(largest_file, 0)
+}
+
+/// The same, but for `descriptors` descriptors in all: a machine outside hands over its memory as such.
+///
+/// # Errors
+/// As [`close_doors`].
+pub fn close_doors_but(largest_file: Option<u64>, descriptors: u64) -> Result<Layers, SandboxError> {
     limit(libc::RLIMIT_CORE, 0)?;
     if let Some(len) = largest_file {
         limit(libc::RLIMIT_FSIZE, len)?;
@@ -69,7 +77,7 @@ pub fn close_doors(largest_file: Option<u64>) -> Result<Layers, SandboxError> {
         RulesetStatus::NotEnforced => Layer::Missing,
     };
     // Last: the rule set itself was a descriptor.
-    limit(libc::RLIMIT_NOFILE, 0)?;
+    limit(libc::RLIMIT_NOFILE, descriptors)?;
     Ok(Layers { files })
 }
 
@@ -141,6 +149,17 @@ const ALLOWED: [libc::c_long; 23] = [
     libc::SYS_writev,
 ];
 
+/// What serving a machine outside takes as well: sockets that are open, and what comes through them.
+const ALLOWED_OUTSIDE: [libc::c_long; 7] = [
+    libc::SYS_accept4,
+    libc::SYS_lseek,
+    libc::SYS_poll,
+    libc::SYS_ppoll,
+    libc::SYS_read,
+    libc::SYS_recvmsg,
+    libc::SYS_sendmsg,
+];
+
 /// What serving a guest takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Calls {
@@ -148,6 +167,20 @@ pub enum Calls {
     Plain,
     /// Also copies from file to file by the kernel.
     AndCopies,
+    /// Reading and writing for a machine outside, and no KVM.
+    Outside,
+    /// The same, and copies.
+    OutsideAndCopies,
+}
+
+impl Calls {
+    const fn copies(self) -> bool {
+        matches!(self, Self::AndCopies | Self::OutsideAndCopies)
+    }
+
+    const fn outside(self) -> bool {
+        matches!(self, Self::Outside | Self::OutsideAndCopies)
+    }
 }
 
 /// The filter: [`ALLOWED`], KVM's ioctls, and mappings that are not executable; all else ends the process.
@@ -155,14 +188,19 @@ fn filter(calls: Calls) -> Result<BpfProgram, seccompiler::BackendError> {
     let condition = |argument, op, value| SeccompCondition::new(argument, SeccompCmpArgLen::Qword, op, value);
     let mut rules: std::collections::BTreeMap<i64, Vec<SeccompRule>> =
         ALLOWED.iter().map(|&call| (call, Vec::new())).collect();
-    if calls == Calls::AndCopies {
+    if calls.copies() {
         rules.insert(libc::SYS_copy_file_range, Vec::new());
+    }
+    if calls.outside() {
+        rules.extend(ALLOWED_OUTSIDE.iter().map(|&call| (call, Vec::new())));
     }
     let ioctls = kvm_call::ALL
         .iter()
         .map(|&call| SeccompRule::new(vec![condition(1, SeccompCmpOp::Eq, call)?]))
         .collect::<Result<_, _>>()?;
-    rules.insert(libc::SYS_ioctl, ioctls);
+    if !calls.outside() {
+        rules.insert(libc::SYS_ioctl, ioctls);
+    }
     // std asks whether a descriptor is open before it closes it, in builds with debug assertions.
     let is_open = condition(1, SeccompCmpOp::Eq, libc::F_GETFD as u64)?;
     rules.insert(libc::SYS_fcntl, vec![SeccompRule::new(vec![is_open])?]);

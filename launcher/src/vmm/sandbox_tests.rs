@@ -96,3 +96,16 @@ fn landlock_alone_keeps_the_file_system_shut() {
     let output = Command::new(exe).args([&name, "--exact"]).env(CASE, file.path()).output();
     assert_eq!(output.expect("it can be started").status.code(), Some(7));
 }
+
+#[test]
+fn serving_a_machine_outside_takes_no_kvm() {
+    let run = || call(libc::SYS_ioctl, [0, 0xae80, 0, 0]);
+    assert_eq!(after_lock_down_to(Calls::Outside, "serving_a_machine_outside_takes_no_kvm", run), Ok(libc::SIGSYS));
+}
+
+#[test]
+fn a_socket_is_forbidden_for_a_machine_outside_too() {
+    let socket = || call(libc::SYS_socket, [libc::AF_UNIX as usize, libc::SOCK_STREAM as usize, 0, 0]);
+    let test = "a_socket_is_forbidden_for_a_machine_outside_too";
+    assert_eq!(after_lock_down_to(Calls::Outside, test, socket), Ok(libc::SIGSYS));
+}

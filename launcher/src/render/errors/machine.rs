@@ -3,7 +3,7 @@
 
 use super::{Message, broken_guest, errno_text};
 use crate::job::NoEnd;
-use crate::machine::{MachineError, ReplyFault};
+use crate::machine::{MachineError, OutsideError, ProgramError, ReplyFault};
 use crate::render::escape::shown;
 use crate::vmm::run::{LastWords, PrepareError};
 use crate::vmm::shared::Stop;
@@ -45,6 +45,7 @@ pub fn machine_error(error: &MachineError) -> Message {
         MachineError::Died(words) => died(words),
         MachineError::Reply(fault) => broken_guest(&format!("the guest broke the protocol: {}", reply(*fault))),
         MachineError::NoEnd(stop) => stopped(*stop),
+        MachineError::Outside(error) => outside(error),
         MachineError::ChildKilled { signal } => {
             Message::new(format!("the process that ran the guest was ended by signal {signal}"))
                 .with_hint(child_hint(*signal))
@@ -67,9 +68,13 @@ fn prepare(error: &PrepareError) -> Message {
     match error {
         PrepareError::OpenKvm(error) => {
             let hint = match error.kind() {
-                io::ErrorKind::NotFound => "is virtualisation enabled? sudo modprobe kvm-intel or kvm-amd",
-                io::ErrorKind::PermissionDenied => "allow yourself: sudo usermod -aG kvm \"$USER\", then log in again",
-                _ => "instar doctor tells more",
+                io::ErrorKind::NotFound => {
+                    "is virtualisation enabled? sudo modprobe kvm-intel or kvm-amd; --engine qemu does without, slowly"
+                }
+                io::ErrorKind::PermissionDenied => {
+                    "allow yourself: sudo usermod -aG kvm \"$USER\", then log in again; --engine qemu does without, slowly"
+                }
+                _ => "instar doctor tells more; --engine qemu does without, slowly",
             };
             Message::new(format!("Could not open '/dev/kvm': {}", io_text(error))).with_hint(hint)
         }
@@ -81,6 +86,49 @@ fn prepare(error: &PrepareError) -> Message {
                 .with_hint("ulimit -v shows whether the address space is limited")
         }
         PrepareError::Layout => Message::new("the job does not fit the guest's memory"),
+    }
+}
+
+/// Lines of what a program said that are shown.
+const SAID_LINES: usize = 4;
+
+fn outside(error: &OutsideError) -> Message {
+    let with = |text: String, said: &[u8]| {
+        let lines: Vec<&[u8]> = said.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()).collect();
+        let last = &lines[lines.len().saturating_sub(SAID_LINES)..];
+        Message { more: last.iter().map(|line| shown(line.trim_ascii_end())).collect(), ..Message::new(text) }
+    };
+    match error {
+        OutsideError::Program(error) => program(error),
+        OutsideError::Directory(error) => {
+            Message::new(format!("Could not make a directory for the machine's sockets: {}", io_text(error)))
+                .with_hint("TMPDIR or XDG_RUNTIME_DIR names a directory that can be written to")
+        }
+        OutsideError::Ended { program, said } => with(format!("{program} ended, and its guest gave no result"), said),
+        OutsideError::Protocol { program, device, error, said } => {
+            with(format!("{program} broke the protocol of device {device}: {error}"), said)
+        }
+    }
+}
+
+fn program(error: &ProgramError) -> Message {
+    match error {
+        ProgramError::Missing { name, path, variable } => {
+            Message::new(format!("Could not find '{}', which engine {name} needs", shown(path.as_encoded_bytes())))
+                .with_hint(format!("{variable} names the binary"))
+        }
+        ProgramError::Start { path, error } => {
+            Message::new(format!("Could not start '{}': {}", shown(path.as_encoded_bytes()), io_text(error)))
+        }
+        ProgramError::Version { name, found, oldest: (major, minor), variable } => {
+            let found = shown(found.as_bytes());
+            Message::new(format!("engine {name} needs version {major}.{minor} or later, and found '{found}'"))
+                .with_hint(format!("{variable} names another binary"))
+        }
+        ProgramError::Kvm { name, error } => {
+            Message::new(format!("engine {name} needs '/dev/kvm', which can't be opened: {}", io_text(error)))
+                .with_hint("--engine qemu does without, slowly")
+        }
     }
 }
 

@@ -1,0 +1,18 @@
+//! cloud-hypervisor: devices on PCI, in the order of the options.
+
+use super::program::Plan;
+use std::process::Command;
+
+/// Its configuration space, and ACPI's sleep port: byte 0x34 is S5.
+pub const WORDS: &str = "ecam=0xe8000000 poff=600,34";
+
+/// The arguments of a run.
+pub fn arguments(command: &mut Command, plan: &Plan<'_>) {
+    command.args(["--cpus", "boot=1", "--memory", &format!("size={}M,shared=on", plan.memory_mib)]);
+    command.args(["--serial", "tty", "--console", "off", "--disk"]);
+    for socket in plan.sockets {
+        // Paths are ours: they hold no comma.
+        command.arg(format!("vhost_user=on,socket={},num_queues=1,queue_size=128", socket.display()));
+    }
+    command.arg("--kernel").arg(plan.kernel).args(["--cmdline", &plan.line]);
+}

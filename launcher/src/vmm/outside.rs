@@ -1,0 +1,105 @@
+//! A program that makes a machine: its process, from start to end.
+
+use super::vhost_user;
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt as _;
+use std::process::{Child, Command, Stdio};
+
+/// A running program in a process group of its own. It does not outlive its owner: dropped, it is killed with all
+/// that it has started, and waited for.
+#[derive(Debug)]
+pub struct Outside {
+    child: Child,
+}
+
+impl Outside {
+    /// Starts a program, with what it prints on one pipe and nothing to read.
+    ///
+    /// # Errors
+    /// The host's; of kind `NotFound`: there is no such program.
+    pub fn start(command: &mut Command) -> io::Result<(Self, vhost_user::Program)> {
+        let (output, into) = io::pipe()?;
+        command.stdin(Stdio::null()).stdout(into.try_clone()?).stderr(into).process_group(0);
+        // SAFETY: between fork and exec only two system calls are made; neither allocates or takes a lock.
+        unsafe { command.pre_exec(alone) };
+        let started = command.spawn();
+        // Its ends of the pipe are the program's alone.
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        let outside = Self { child: started? };
+        let end = pidfd_open(outside.pid(), PidfdFlags::empty())?;
+        let output = File::from(OwnedFd::from(output));
+        fcntl_setfl(&output, fcntl_getfl(&output)? | OFlags::NONBLOCK)?;
+        Ok((outside, vhost_user::Program { end, output }))
+    }
+
+    fn pid(&self) -> Pid {
+        Pid::from_child(&self.child)
+    }
+}
+
+impl Drop for Outside {
+    fn drop(&mut self) {
+        // It may have ended already; its number is still its own, as nobody has waited for it.
+        let _ = kill_process_group(self.pid(), Signal::KILL);
+        let _ = self.child.wait();
+    }
+}
+
+/// Of all that this process has open, a program gets nothing; and it dies with this process.
+fn alone() -> io::Result<()> {
+    // SAFETY: no pointers; marks descriptors of the child's, which is about to execute another program.
+    let closed = unsafe { libc::syscall(libc::SYS_close_range, 3, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+    // SAFETY: no pointers; affects the child only.
+    let bound = unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+    if closed == 0 && bound == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read as _;
+    use std::time::{Duration, Instant};
+
+    #[test]
+    fn a_program_and_what_it_has_started_are_killed() {
+        let mut command = Command::new("sh");
+        command.args(["-c", "sleep 1000 & echo $!; wait"]);
+        let (outside, mut program) = Outside::start(&mut command).expect("sh is there");
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let mut said = String::new();
+        while !said.ends_with('\n') {
+            assert!(Instant::now() < deadline);
+            let _ = program.output.read_to_string(&mut said);
+        }
+        drop(outside);
+        // Its end of the pipe is gone with the last process of the group.
+        while !matches!(program.output.read(&mut [0; 8]), Ok(0)) {
+            assert!(Instant::now() < deadline, "{said}");
+        }
+    }
+
+    #[test]
+    fn a_program_gets_no_descriptor() {
+        let open = File::open("/dev/null").expect("there");
+        rustix::io::fcntl_setfd(&open, rustix::io::FdFlags::empty()).expect("set");
+        let (outside, mut program) = Outside::start(Command::new("ls").arg("/proc/self/fd")).expect("ls is there");
+        let mut said = Vec::new();
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while program.output.read_to_end(&mut said).is_err() {
+            assert!(Instant::now() < deadline);
+        }
+        drop(outside);
+        // 3 is the directory that ls reads.
+        assert_eq!(String::from_utf8_lossy(&said), "0\n1\n2\n3\n");
+    }
+
+    #[test]
+    fn a_program_that_is_not_there_is_an_error() {
+        let error = Outside::start(&mut Command::new("/nonexistent/vmm")).expect_err("not there");
+        assert_eq!(error.kind(), io::ErrorKind::NotFound);
+    }
+}
