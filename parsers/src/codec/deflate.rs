@@ -8,6 +8,8 @@ use zlib_rs::{Deflate, DeflateConfig, DeflateFlush, Inflate, InflateFlush, Statu
 
 /// log2 of the window in bytes: 4 KiB is what other readers of qcow2 promise to decode.
 const WINDOW_BITS: u8 = 12;
+/// The same as zlib-rs takes it for streams without a header: negative.
+const RAW_WINDOW_BITS: i32 = -12;
 /// zlib's default level, as QEMU: zlib-rs is twice as fast there and gives 2 % more.
 const LEVEL: i32 = 6;
 /// Clusters of at most 8 KiB lose more by it than that: the level that gives what zlib's default gives.
@@ -61,7 +63,7 @@ impl Encode for Encoder {
                 deflate
             }
             none => {
-                let window_bits = -i32::from(WINDOW_BITS);
+                let window_bits = RAW_WINDOW_BITS;
                 // All clusters of an image have one size.
                 let level = if cluster.len() <= SMALL_LEN { SMALL_LEVEL } else { LEVEL };
                 let config = DeflateConfig { level, window_bits, mem_level: MEMORY_LEVEL, ..DeflateConfig::default() };

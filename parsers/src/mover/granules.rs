@@ -138,7 +138,7 @@ impl Source {
             for hole in nothing {
                 self.show(queue, disks, hole.start..hole.end(), &mut pieces)?;
             }
-            pieces.sort_by_key(|piece| piece.extent.start);
+            pieces.sort_unstable_by_key(|piece| piece.extent.start);
         }
         if pieces.is_empty() {
             let kind = if is_owned { Kind::Zero } else { Kind::Hole };

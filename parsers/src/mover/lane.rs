@@ -7,8 +7,8 @@ use super::shared::Shared;
 use super::target::{Kept, Writes};
 use super::{BUFFERS_MAX, STRETCH_UNITS};
 use crate::codec::{Decoder, Encoder};
-use crate::store::{Queue, outcome};
-use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
+use crate::store::{Queue, SmallMap, outcome};
+use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use instar_abi::error::Error;
 use instar_abi::reply::{Frame, encode_frame, pad_batch};
@@ -23,9 +23,9 @@ pub struct Lane<'a, 'q, B: Blocks> {
     decoder: Decoder,
     encoder: Encoder,
     cluster: Vec<u8>,
-    reads: BTreeMap<Token, Vec<Slot>>,
+    reads: SmallMap<Token, Vec<Slot>>,
     /// Writes of tables, whose buffers are not ours to keep.
-    tables: BTreeSet<Token>,
+    tables: SmallMap<Token, ()>,
     writes_left: usize,
     /// Stretches that have been read, and whose clusters are not known yet.
     waiting: VecDeque<Kept>,
@@ -44,8 +44,8 @@ impl<'a, 'q, B: Blocks> Lane<'a, 'q, B> {
             decoder: shared.target.codecs.decoder(),
             encoder: shared.target.codecs.encoder(shared.target.compression()),
             cluster: Vec::new(),
-            reads: BTreeMap::new(),
-            tables: BTreeSet::new(),
+            reads: SmallMap::default(),
+            tables: SmallMap::default(),
             writes_left: 0,
             waiting: VecDeque::new(),
             told: 0,
@@ -158,7 +158,7 @@ impl<'a, 'q, B: Blocks> Lane<'a, 'q, B> {
         }
         for request in writes.tables {
             let token = self.queue.submit(request)?;
-            self.tables.insert(token);
+            self.tables.insert(token, ());
             self.writes_left = self.writes_left.saturating_add(1);
         }
         Ok(())
@@ -172,7 +172,7 @@ impl<'a, 'q, B: Blocks> Lane<'a, 'q, B> {
 
     fn absorb(&mut self, completion: Completion, filling: Option<&mut Filling>) -> Result<(), Error> {
         let slots = self.reads.remove(&completion.token);
-        let is_table = self.tables.remove(&completion.token);
+        let is_table = self.tables.remove(&completion.token).is_some();
         let Reread { segments, lost } = match completion.result {
             Err(BlockError::Io) if self.shared.salvage && slots.is_some() => {
                 reread(&mut self.queue, completion.request)?

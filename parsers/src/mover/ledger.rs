@@ -6,7 +6,7 @@
 
 use super::stretch::Mark;
 use crate::qcow2::create::{Placed, Writer};
-use alloc::collections::BTreeMap;
+use crate::store::SmallMap;
 use alloc::vec::Vec;
 use core::ops::Range;
 use instar_abi::error::Error;
@@ -51,16 +51,16 @@ pub struct Ledger {
     /// The first stretch that has not been deposited.
     next: u64,
     /// Later stretches: their parts with content.
-    waiting: BTreeMap<u64, Vec<Content>>,
+    waiting: SmallMap<u64, Vec<Content>>,
     /// Earlier ones: their places, until they are collected.
-    placed: BTreeMap<u64, Places>,
+    placed: SmallMap<u64, Places>,
 }
 
 impl Ledger {
     /// A ledger for a new image.
     #[must_use]
-    pub const fn new(writer: Writer) -> Self {
-        Self { writer, next: 0, waiting: BTreeMap::new(), placed: BTreeMap::new() }
+    pub fn new(writer: Writer) -> Self {
+        Self { writer, next: 0, waiting: SmallMap::default(), placed: SmallMap::default() }
     }
 
     /// Takes in the content of stretch `number`, ascending.

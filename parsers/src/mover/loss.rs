@@ -1,7 +1,6 @@
 //! What could not be read, and is zero in the output.
 
 use crate::store::{Budget, ReadAt};
-use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use core::ops::Range;
 use instar_abi::error::Error;
@@ -14,8 +13,8 @@ pub const LOSSES_MAX: usize = 4096;
 /// Ranges of the disk, joined where they touch.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Losses {
-    /// End by start; disjoint.
-    ranges: BTreeMap<u64, u64>,
+    /// Start and end, ascending and disjoint.
+    ranges: Vec<(u64, u64)>,
 }
 
 impl Losses {
@@ -25,18 +24,17 @@ impl Losses {
         if start >= end {
             return;
         }
-        let before = self.ranges.range(..=start).next_back().map(|(start, end)| (*start, *end));
         let is_full = self.ranges.len() >= LOSSES_MAX;
-        if let Some((before_start, before_end)) = before.filter(|(_, before_end)| *before_end >= start || is_full) {
-            (start, end) = (before_start, end.max(before_end));
-        } else if is_full && let Some((_, next_end)) = self.ranges.pop_first() {
-            end = end.max(next_end);
+        // Those that it touches, the one before among them where there is no room for another.
+        let mut first = self.ranges.partition_point(|(_, before_end)| *before_end < start);
+        let mut after = self.ranges.partition_point(|(next, _)| *next <= end);
+        if is_full && first >= after {
+            (first, after) = if first > 0 { (first.saturating_sub(1), first) } else { (0, 1) };
         }
-        while let Some((next, next_end)) = self.ranges.range(start..=end).next().map(|(next, end)| (*next, *end)) {
-            self.ranges.remove(&next);
-            end = end.max(next_end);
+        for (touched, touched_end) in self.ranges.drain(first..after.max(first)) {
+            (start, end) = (start.min(touched), end.max(touched_end));
         }
-        self.ranges.insert(start, end);
+        self.ranges.insert(first, (start, end));
     }
 
     /// All of them, ascending.

@@ -171,7 +171,7 @@ impl Target {
             content.extend(empty.into_iter().map(|range| Content::Marked(range, mark)));
         }
         content.extend(marks.into_iter().map(|(range, mark)| Content::Marked(range, mark)));
-        content.sort_by_key(Content::start);
+        content.sort_unstable_by_key(Content::start);
         ledger.lock().deposit(kept.number, content)?;
         Ok(kept)
     }

@@ -6,7 +6,6 @@ use super::limits;
 use super::wire::{self, entry};
 use crate::align;
 use crate::store::ReadAt;
-use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 use instar_abi::error::{Error, Qcow2Error};
 use instar_abi::request::{DiskId, LayerId};
@@ -110,10 +109,11 @@ fn check_loadable(
     bitmaps: &[Bitmap],
 ) -> Result<(), Error> {
     let refuse = |error| Error::Qcow2 { layer, error };
-    let mut names = BTreeSet::new();
+    let twice = name_twice(bitmaps);
     for (index, bitmap) in bitmaps.iter().enumerate() {
+        let is_twice = twice == Some(index);
         let index = u32::try_from(index).unwrap_or(u32::MAX);
-        if !names.insert(&bitmap.name) {
+        if is_twice {
             return Err(refuse(Qcow2Error::BitmapNameTwice { index }));
         }
         if bitmap.in_use {
@@ -128,6 +128,14 @@ fn check_loadable(
         }
     }
     Ok(())
+}
+
+/// The first bitmap whose name one before it has.
+fn name_twice(bitmaps: &[Bitmap]) -> Option<usize> {
+    let mut names: Vec<(&[u8], usize)> = bitmaps.iter().map(|bitmap| bitmap.name.as_slice()).zip(0..).collect();
+    names.sort_unstable();
+    let pairs = names.iter().zip(names.iter().skip(1));
+    pairs.filter(|((before, _), (name, _))| before == name).map(|(_, (_, index))| *index).min()
 }
 
 /// Whether every entry of a bitmap's table is one that QEMU accepts.

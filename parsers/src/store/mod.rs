@@ -8,11 +8,13 @@ mod budget;
 mod cache;
 mod part;
 mod queue;
+mod small_map;
 
 pub use budget::Budget;
 pub use cache::{Cache, Store, WINDOW_LEN};
 pub use part::{Part, View};
 pub use queue::{Queue, outcome};
+pub use small_map::SmallMap;
 
 use alloc::vec::Vec;
 use core::ops::Range;
