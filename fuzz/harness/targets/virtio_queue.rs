@@ -278,8 +278,9 @@ impl<'m> Guest<'m> {
         let address = if at & 0x8000 == 0 { BASE + at } else { at << 48 };
         let _ = self.bus.read(address);
         Some(match self.bus.write(address, value) {
-            Effect::None => Ok(()),
-            Effect::QueueReady { device, registers } => {
+            Err(fault) => Err(fault),
+            Ok(Effect::None) => Ok(()),
+            Ok(Effect::QueueReady { device, registers }) => {
                 let adopted = self.queues.adopt(device, registers, self.memory);
                 if device == 0 && adopted.is_ok() {
                     self.registers = registers;
@@ -290,7 +291,7 @@ impl<'m> Guest<'m> {
                 }
                 adopted
             }
-            Effect::Notify { device } => self.serve(|queues, memory| queues.serve(device, memory)),
+            Ok(Effect::Notify { device }) => self.serve(|queues, memory| queues.serve(device, memory)),
         })
     }
 }

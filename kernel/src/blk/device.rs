@@ -56,8 +56,9 @@ impl Device {
         if !transport.get_status().contains(DeviceStatus::FEATURES_OK) {
             return Err(BusError::Setup);
         }
-        // Configuration space is only aligned to four bytes.
-        let [low, high] = transport.read_config_space::<[u32; 2]>(0).map_err(|_| BusError::Setup)?;
+        // Configuration space is only aligned to four bytes, and some machines answer to four at a time only.
+        let low = transport.read_config_space::<u32>(0).map_err(|_| BusError::Setup)?;
+        let high = transport.read_config_space::<u32>(4).map_err(|_| BusError::Setup)?;
         let sectors = u64::from(low) | u64::from(high) << 32;
         let offered_queues = if features & feature::MQ == 0 {
             1

@@ -7,7 +7,9 @@ use crate::vmm::elf::Image;
 use crate::vmm::run::{LastWords, Prepared, Setup};
 use crate::vmm::sandbox::Calls;
 use crate::vmm::shared::Stop;
+use crate::vmm::strict::WholeSectors;
 use crate::vmm::{process, sandbox};
+use instar_abi::request::Access;
 use std::sync::Arc;
 
 pub(super) fn run(
@@ -20,7 +22,13 @@ pub(super) fn run(
         return Err(MachineError::BuildId { found: image.build_id });
     }
     let mut devices: Vec<Arc<dyn Disk>> = vec![Arc::<Control>::clone(control)];
-    devices.extend(job.disks.iter().cloned());
+    let lengths = job.request.disks.iter().map(|disk| match disk.access {
+        Access::ReadOnly => disk.len,
+        _ => u64::MAX,
+    });
+    devices.extend(job.disks.iter().cloned().zip(lengths).map(|(disk, len)| -> Arc<dyn Disk> {
+        if job.transport.is_strict() { Arc::new(WholeSectors::new(disk, len)) } else { disk }
+    }));
     let setup = Setup {
         image: &image,
         memory_len: job.limits.memory_len,

@@ -30,6 +30,7 @@ pub struct Engine {
     report: fn(&MachineError),
     transport: Transport,
     choice: Choice,
+    image: Option<&'static [u8]>,
     errno: Option<i32>, // behind the end of the last run
 }
 
@@ -37,7 +38,7 @@ impl Engine {
     /// An engine on the table transport, which words a child's failures by `report`.
     #[must_use]
     pub const fn new(report: fn(&MachineError)) -> Self {
-        Self { report, transport: Transport::Table, choice: Choice::Builtin, errno: None }
+        Self { report, transport: Transport::Table, choice: Choice::Builtin, image: None, errno: None }
     }
 
     /// The same, whose guests see their devices otherwise where the machine is the built-in one.
@@ -46,8 +47,17 @@ impl Engine {
         Self { transport, ..self }
     }
 
+    /// The same, which boots this op image whatever the operation.
+    #[must_use]
+    pub fn booting(self, image: &'static [u8]) -> Self {
+        Self { image: Some(image), ..self }
+    }
+
     fn job<'a>(&self, job: &'a job::Job) -> Result<Watched<'a>, NoEnd> {
-        let image = Images::find(job.op).map_err(|_| NoEnd::NoImage { op: job.op })?;
+        let image = match self.image {
+            Some(image) => image,
+            None => Images::find(job.op).map_err(|_| NoEnd::NoImage { op: job.op })?,
+        };
         let witnesses: Vec<_> = job.disks.iter().map(|disk| Arc::new(Witness::new(Arc::clone(disk)))).collect();
         let disks = witnesses.iter().map(|disk| Arc::<Witness>::clone(disk) as Arc<dyn Disk>).collect();
         let (request, limits, transport) = (&job.request, job.limits, self.transport);

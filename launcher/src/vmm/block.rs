@@ -32,6 +32,11 @@ pub enum GuestFault {
         /// The device.
         device: u32,
     },
+    /// A register that is not accessed in this width, or whose turn it is not: strict machines mind.
+    Register {
+        /// Where it lies.
+        address: u64,
+    },
     /// A lane that does not exist or already runs.
     Lane {
         /// What it named.

@@ -7,7 +7,8 @@
 //! ```text
 //! elf      the op image, checked       memory   guest memory: volatile copies, vectored file I/O
 //! block    virtio-blk requests         queue    queues of one lane, adopted at the doorbell
-//! mmio     virtio-mmio registers       vcpu     processor state and the exit loop
+//! registers a device's registers       mmio, pci where they lie on other machines' buses
+//! strict   disks as others show them   vcpu     processor state and the exit loop
 //! shared   what vCPUs share            sandbox  what the process gives up before it
 //! run      one run, start to end
 //! process  fork, signals, descriptors
@@ -23,10 +24,13 @@ pub mod elf;
 pub mod memory;
 pub mod mmio;
 pub mod outside;
+pub mod pci;
 pub mod process;
 pub mod queue;
+pub mod registers;
 pub mod run;
 pub mod sandbox;
 pub mod shared;
+pub mod strict;
 pub mod vcpu;
 pub mod vhost_user;

@@ -3,12 +3,14 @@
 //! [`Prepared::new`] opens KVM and makes memory and vCPUs. After the process has locked itself
 //! down (`sandbox`), [`Prepared::run`] boots the guest and tells how it stopped.
 
+use super::block::Chains;
 use super::elf::Image;
 use super::memory::Memory;
-use super::mmio;
 use super::queue::LaneQueues;
-use super::shared::{Shared, Start, Stop};
+use super::registers::Manners;
+use super::shared::{Bus, Shared, Start, Stop};
 use super::vcpu::{self, Vcpu};
+use super::{mmio, pci};
 use crate::disk::Disk;
 use instar_abi::epitaph::{Death, Epitaph};
 use instar_abi::{layout, table};
@@ -21,8 +23,9 @@ use std::sync::{Arc, Barrier};
 use std::time::Duration;
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
-/// Features of every device: the modern interface, indirect descriptors, flush; read-only where it is so.
-const FEATURES: u64 = 1 << 32 | 1 << 28 | 1 << 9;
+/// Features of every device: the modern interface, flush; read-only where it is so.
+const FEATURES: u64 = 1 << 32 | 1 << 9;
+const FEATURE_INDIRECT: u64 = 1 << 28;
 const FEATURE_MQ: u64 = 1 << 12;
 const FEATURE_READ_ONLY: u64 = 1 << 5;
 
@@ -33,6 +36,35 @@ pub enum Transport {
     Table,
     /// virtio-mmio, as other machines have it. One lane.
     Mmio,
+    /// The same by the rules of the narrowest machine: see [`Transport::is_strict`].
+    StrictMmio,
+    /// virtio-pci by these rules, with configuration space in memory. One lane.
+    Pci,
+    /// The same, with configuration space behind two ports.
+    PciByPorts,
+}
+
+impl Transport {
+    /// Whether the machine is as narrow as the narrowest of others: status one step at a time, registers in their own
+    /// width, one data descriptor a request and no indirect ones, no partial last sector, switched off at a port of ACPI's.
+    /// For tests: what runs here runs there.
+    #[must_use]
+    pub const fn is_strict(self) -> bool {
+        matches!(self, Self::StrictMmio | Self::Pci | Self::PciByPorts)
+    }
+
+    /// Port and value that switch the machine off; without a value, any.
+    const fn power_off(self) -> (u16, Option<u8>) {
+        if self.is_strict() { (0x600, Some(0x34)) } else { (table::POWER_OFF_PORT, None) }
+    }
+
+    const fn chains(self) -> Chains {
+        if self.is_strict() { Chains::OneSegment } else { Chains::Any }
+    }
+
+    const fn features(self) -> u64 {
+        if self.is_strict() { FEATURES } else { FEATURES | FEATURE_INDIRECT }
+    }
 }
 
 /// What a run needs.
@@ -123,8 +155,9 @@ impl Prepared {
 
         let lanes = match setup.transport {
             Transport::Table => setup.lanes.clamp(1, layout::LANES_MAX),
-            Transport::Mmio => 1,
+            Transport::Mmio | Transport::StrictMmio | Transport::Pci | Transport::PciByPorts => 1,
         };
+        let chains = setup.transport.chains();
         let cpuid = vcpu::cpuid();
         let (mut vcpus, mut waits, mut starts) = (Vec::new(), Vec::new(), Vec::new());
         for lane in 0..lanes as u32 {
@@ -138,15 +171,16 @@ impl Prepared {
                 starts.push(sender);
                 waits.push(receiver);
             }
-            vcpus.push(Vcpu { lane, fd, queues: LaneQueues::new(&setup.devices) });
+            vcpus.push(Vcpu { lane, fd, queues: LaneQueues::new(&setup.devices).taking(chains) });
         }
-        let mmio = match setup.transport {
-            Transport::Table => None,
-            Transport::Mmio => {
-                Some(mmio::Bus::new(setup.devices.iter().map(|disk| (features(&**disk, 1), disk.sectors()))))
-            }
+        let offered = setup.devices.iter().map(|disk| (features(&**disk, setup.transport, 1), disk.sectors()));
+        let bus = match setup.transport {
+            Transport::Table => Bus::Table,
+            Transport::Mmio => Bus::Mmio(mmio::Bus::new(offered)),
+            Transport::StrictMmio => Bus::Mmio(mmio::Bus::with_manners(Manners::Strict, offered)),
+            Transport::Pci | Transport::PciByPorts => Bus::Pci(pci::Bus::new(offered)),
         };
-        let shared = Shared::new(memory, mmio, setup.time_limit, starts);
+        let shared = Shared::new(memory, bus, setup.transport.power_off(), setup.time_limit, starts);
         Ok(Self { vm, vcpus, waits, shared: Arc::new(shared) })
     }
 
@@ -180,8 +214,8 @@ impl Prepared {
     }
 }
 
-fn features(disk: &dyn Disk, lanes: usize) -> u64 {
-    FEATURES | if disk.read_only() { FEATURE_READ_ONLY } else { 0 } | if lanes > 1 { FEATURE_MQ } else { 0 }
+fn features(disk: &dyn Disk, transport: Transport, lanes: usize) -> u64 {
+    transport.features() | if disk.read_only() { FEATURE_READ_ONLY } else { 0 } | if lanes > 1 { FEATURE_MQ } else { 0 }
 }
 
 /// Puts image, start info, command line, table pages and control area into memory.
@@ -203,14 +237,24 @@ fn fill(memory: &Memory, setup: &Setup<'_>) -> Option<()> {
                 memory.write(layout::TABLE + index * layout::PAGE_LEN, page.as_bytes()).ok()?;
             }
         }
-        Transport::Mmio => {
+        Transport::Mmio | Transport::StrictMmio => {
             for index in 0..setup.devices.len() as u64 {
                 let address = mmio::BASE + index * mmio::STRIDE;
                 let _ = write!(line, " virtio_mmio.device=4K@{address:#x}:{}", 5 + index);
             }
         }
+        Transport::Pci | Transport::PciByPorts if setup.devices.len() > pci::DEVICES_MAX => return None,
+        Transport::Pci => {
+            let _ = write!(line, " ecam={:#x}", pci::ECAM);
+        }
+        Transport::PciByPorts => line.push_str(" pci=cf8"),
     }
-    if layout::CONTROL + setup.front.len() as u64 <= layout::IMAGE {
+    if setup.transport.is_strict() {
+        let (port, value) = setup.transport.power_off();
+        let _ = write!(line, " poff={port:x},{:x}", value.unwrap_or(0));
+    }
+    // Other machines place nothing.
+    if !setup.transport.is_strict() && layout::CONTROL + setup.front.len() as u64 <= layout::IMAGE {
         memory.write(layout::CONTROL, setup.front).ok()?;
         let _ = write!(line, " control={:#x},{:x}", layout::CONTROL, setup.front.len());
     }
@@ -242,7 +286,7 @@ fn table_page(disk: &dyn Disk, lanes: usize) -> table::Device {
     let mut page = table::Device::new_zeroed();
     page.magic.set(table::MAGIC);
     page.queues.set(lanes as u32);
-    page.device_features.set(features(disk, lanes));
+    page.device_features.set(features(disk, Transport::Table, lanes));
     page.config[..8].copy_from_slice(&disk.sectors().to_le_bytes());
     page.config[NUM_QUEUES..NUM_QUEUES + 2].copy_from_slice(&(lanes as u16).to_le_bytes());
     page

@@ -2,7 +2,7 @@
 
 use super::block::GuestFault;
 use super::memory::Memory;
-use super::mmio;
+use super::{mmio, pci};
 use kvm_bindings::kvm_sregs;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::SyncSender;
@@ -46,11 +46,24 @@ pub struct Start {
 /// Longest sleep of a lane that waits for another: what it waits for may have happened just before.
 const SLEEP_MAX: Duration = Duration::from_micros(500);
 
+/// Where the guest finds its devices.
+pub enum Bus {
+    /// In its own memory.
+    Table,
+    /// In windows that the command line names.
+    Mmio(mmio::Bus),
+    /// On a PCI bus.
+    Pci(pci::Bus),
+}
+
 /// What all vCPUs of a run share.
 pub struct Shared {
     /// Guest memory.
     pub memory: Memory,
-    mmio: Option<mmio::Bus>,
+    /// Where the guest finds its devices.
+    pub bus: Bus,
+    /// Port and value that switch the machine off.
+    pub power_off: (u16, Option<u8>),
     deadline: Instant,
     stop: Mutex<Option<Stop>>,
     starts: Vec<SyncSender<Start>>,
@@ -62,10 +75,17 @@ pub struct Shared {
 impl Shared {
     /// Of a run that may take `time_limit` from now; `starts` leads to lane 1 and those after it.
     #[must_use]
-    pub fn new(memory: Memory, mmio: Option<mmio::Bus>, time_limit: Duration, starts: Vec<SyncSender<Start>>) -> Self {
+    pub fn new(
+        memory: Memory,
+        bus: Bus,
+        power_off: (u16, Option<u8>),
+        time_limit: Duration,
+        starts: Vec<SyncSender<Start>>,
+    ) -> Self {
         Self {
             memory,
-            mmio,
+            bus,
+            power_off,
             deadline: Instant::now() + time_limit,
             stop: Mutex::new(None),
             starts,
@@ -73,12 +93,6 @@ impl Shared {
             sleep: Mutex::new(()),
             wake: Condvar::new(),
         }
-    }
-
-    /// The mmio bus, where the run has one.
-    #[must_use]
-    pub fn mmio(&self) -> Option<&mmio::Bus> {
-        self.mmio.as_ref()
     }
 
     /// Whether the wall-clock limit is over.

@@ -2,9 +2,9 @@
 
 use super::block::GuestFault;
 use super::memory::Memory;
-use super::mmio;
 use super::queue::{LaneQueues, Registers};
-use super::shared::{Shared, Start, Stop};
+use super::registers::Effect;
+use super::shared::{Bus, Shared, Start, Stop};
 use instar_abi::layout;
 use instar_abi::table;
 use kvm_bindings::{
@@ -153,36 +153,39 @@ impl Vcpu {
             }
             let step = match self.fd.run() {
                 Ok(VcpuExit::IoOut(port, data)) => {
-                    let value = word(data);
-                    match port {
-                        table::DOORBELL_PORT => self.doorbell(shared, value),
-                        table::POWER_OFF_PORT => Ok(Some(Stop::PowerOff)),
-                        table::LANE_END_PORT if value == self.lane => {
-                            shared.wake_others();
-                            Ok(Some(Stop::LaneEnd))
-                        }
-                        table::RELAX_PORT => {
-                            shared.wait_for_others();
-                            Ok(None)
-                        }
-                        table::LANE_PORT => self.start_lane(shared, value),
-                        _ => Ok(None),
-                    }
+                    let (len, value) = (data.len(), word(data));
+                    self.port_write(shared, port, len, value)
                 }
-                Ok(VcpuExit::IoIn(_, data)) => {
-                    data.fill(0xff);
-                    Ok(None)
+                Ok(VcpuExit::IoIn(port, data)) => {
+                    let value = match &shared.bus {
+                        Bus::Pci(bus) => bus.read_port(port, data.len()),
+                        Bus::Table | Bus::Mmio(_) => Ok(None),
+                    };
+                    value.map(|value| {
+                        put(data, value.map_or(u64::MAX, u64::from));
+                        None
+                    })
                 }
                 Ok(VcpuExit::MmioRead(address, data)) => {
-                    let value = shared.mmio().map_or(u32::MAX, |bus| bus.read(address));
-                    let bytes = value.to_le_bytes();
-                    let len = data.len().min(4);
-                    data[..len].copy_from_slice(&bytes[..len]);
-                    Ok(None)
+                    let value = match &shared.bus {
+                        Bus::Table => Ok(u64::MAX),
+                        Bus::Mmio(bus) => bus.check_width(address, data.len()).map(|()| bus.read(address).into()),
+                        Bus::Pci(bus) => bus.read(address, data.len()),
+                    };
+                    value.map(|value| {
+                        put(data, value);
+                        None
+                    })
                 }
                 Ok(VcpuExit::MmioWrite(address, data)) => {
-                    let value = word(data);
-                    self.mmio_write(shared, address, value)
+                    let effect = match &shared.bus {
+                        Bus::Table => Ok(Effect::None),
+                        Bus::Mmio(bus) => {
+                            bus.check_width(address, data.len()).and_then(|()| bus.write(address, word(data)))
+                        }
+                        Bus::Pci(bus) => bus.write(address, data.len(), long(data)),
+                    };
+                    effect.and_then(|effect| self.perform(shared, effect)).map(|()| None)
                 }
                 Ok(VcpuExit::Shutdown) => Ok(Some(Stop::TripleFault)),
                 Ok(VcpuExit::Hlt) => Ok(Some(Stop::Halted)),
@@ -200,19 +203,40 @@ impl Vcpu {
         }
     }
 
+    fn port_write(&mut self, shared: &Shared, port: u16, len: usize, value: u32) -> Result<Option<Stop>, GuestFault> {
+        let (power_off, needed) = shared.power_off;
+        if port == power_off && needed.is_none_or(|needed| len == 1 && u32::from(needed) == value) {
+            return Ok(Some(Stop::PowerOff));
+        }
+        match (&shared.bus, port) {
+            (Bus::Pci(bus), _) => bus.write_port(port, len, value).map(|()| None),
+            // Registers of their own tell such devices of work; other ports of this machine are the table's.
+            (Bus::Mmio(_), _) => Ok(None),
+            (Bus::Table, table::DOORBELL_PORT) => self.doorbell(shared, value),
+            (Bus::Table, table::LANE_END_PORT) if value == self.lane => {
+                shared.wake_others();
+                Ok(Some(Stop::LaneEnd))
+            }
+            (Bus::Table, table::RELAX_PORT) => {
+                shared.wait_for_others();
+                Ok(None)
+            }
+            (Bus::Table, table::LANE_PORT) => self.start_lane(shared, value),
+            (Bus::Table, _) => Ok(None),
+        }
+    }
+
     /// The table transport's doorbell: adopts what has been set up since, and serves this lane.
     fn doorbell(&mut self, shared: &Shared, lane: u32) -> Result<Option<Stop>, GuestFault> {
         if lane != self.lane {
             return Err(GuestFault::Lane { index: lane });
         }
         shared.wake_others();
-        if shared.mmio().is_none() {
-            for device in 0..self.queues.devices() {
-                if !self.queues.adopted(device)
-                    && let Some(registers) = table_registers(&shared.memory, device, lane)
-                {
-                    self.queues.adopt(device, registers, &shared.memory)?;
-                }
+        for device in 0..self.queues.devices() {
+            if !self.queues.adopted(device)
+                && let Some(registers) = table_registers(&shared.memory, device, lane)
+            {
+                self.queues.adopt(device, registers, &shared.memory)?;
             }
         }
         self.queues.serve_all(&shared.memory)?;
@@ -233,22 +257,31 @@ impl Vcpu {
         }
     }
 
-    fn mmio_write(&mut self, shared: &Shared, address: u64, value: u32) -> Result<Option<Stop>, GuestFault> {
-        let Some(bus) = shared.mmio() else { return Ok(None) };
-        match bus.write(address, value) {
-            mmio::Effect::None => {}
-            mmio::Effect::QueueReady { device, registers } => self.queues.adopt(device, registers, &shared.memory)?,
-            mmio::Effect::Notify { device } => self.queues.serve(device, &shared.memory)?,
+    fn perform(&mut self, shared: &Shared, effect: Effect) -> Result<(), GuestFault> {
+        match effect {
+            Effect::None => Ok(()),
+            Effect::QueueReady { device, registers } => self.queues.adopt(device, registers, &shared.memory),
+            Effect::Notify { device } => self.queues.serve(device, &shared.memory),
         }
-        Ok(None)
     }
 }
 
 fn word(data: &[u8]) -> u32 {
-    let mut bytes = [0; 4];
-    let len = data.len().min(4);
+    long(data) as u32
+}
+
+fn long(data: &[u8]) -> u64 {
+    let mut bytes = [0; 8];
+    let len = data.len().min(8);
     bytes[..len].copy_from_slice(&data[..len]);
-    u32::from_le_bytes(bytes)
+    u64::from_le_bytes(bytes)
+}
+
+/// The low bytes of a value, as many as are asked for.
+fn put(data: &mut [u8], value: u64) {
+    let bytes = value.to_le_bytes();
+    let len = data.len().min(bytes.len());
+    data[..len].copy_from_slice(&bytes[..len]);
 }
 
 /// The registers of one queue on a table page, if the guest says they are ready.

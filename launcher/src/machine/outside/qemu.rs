@@ -12,10 +12,9 @@ pub const Q35_WORDS: &str = "poff=501,0 pci=cf8";
 pub fn arguments(command: &mut Command, machine: QemuMachine, accelerator: &str, plan: &Plan<'_>) {
     let (machine, device) = match machine {
         // Two interrupt controllers: 24 places for devices instead of 8.
-        QemuMachine::Microvm => (
-            "microvm,pit=off,pic=off,rtc=off,isa-serial=on,x-option-roms=off,acpi=off,ioapic2=on",
-            "vhost-user-blk",
-        ),
+        QemuMachine::Microvm => {
+            ("microvm,pit=off,pic=off,rtc=off,isa-serial=on,x-option-roms=off,acpi=off,ioapic2=on", "vhost-user-blk")
+        }
         QemuMachine::Q35 => ("q35", "vhost-user-blk-pci"),
     };
     let memory = plan.memory_mib;
