@@ -27,10 +27,15 @@ pub mod image;
 pub mod luks;
 pub mod mover;
 pub mod ops;
+pub mod parallels;
 pub mod plan;
+pub mod qcow;
 pub mod qcow2;
+pub mod qed;
 pub mod raw;
 pub mod store;
+pub mod vdi;
+pub mod vpc;
 
 #[cfg(test)]
 pub mod testing;

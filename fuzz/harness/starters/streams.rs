@@ -18,7 +18,7 @@ fn image() -> Frame {
         cluster_size: Some(65536),
         encrypted: false,
         compressed: false,
-        dirty: true,
+        dirty: Some(true),
         backing: Some(Backing { name: b"base\x1b[31m.qcow2".to_vec(), format: Some(b"qcow2".to_vec()) }),
         child_len: Some(1 << 20),
         specific: Some(b"qcow2".to_vec()),

@@ -21,8 +21,8 @@ pub struct Image {
     pub encrypted: bool,
     /// Content is compressed as a whole (vmdk streamOptimized).
     pub compressed: bool,
-    /// The image was not closed cleanly.
-    pub dirty: bool,
+    /// The image was not closed cleanly; `None`: the format does not tell.
+    pub dirty: Option<bool>,
     /// The layer below, as the image names it.
     pub backing: Option<Backing>,
     /// Length of the protocol child where the format reports more than the file has

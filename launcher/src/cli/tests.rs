@@ -58,7 +58,7 @@ impl Machine for Guest {
                     cluster_size: None,
                     encrypted: false,
                     compressed: false,
-                    dirty: false,
+                    dirty: Some(false),
                     backing,
                     child_len: None,
                     specific: None,

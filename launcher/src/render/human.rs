@@ -31,7 +31,7 @@ fn write_image(out: &mut String, image: &Described, zone: &Zone) -> std::fmt::Re
     if let Some(len) = facts.cluster_size {
         writeln!(out, "cluster_size: {len}")?;
     }
-    if facts.dirty {
+    if facts.dirty == Some(true) {
         out.push_str("cleanly shut down: no\n");
     }
     if let Some(backing) = &facts.backing {

@@ -48,7 +48,9 @@ pub(super) fn child_len(image: &Described) -> u64 {
 fn value(image: &Described) -> Value {
     let (facts, file) = (&image.report.image, &image.file);
     let mut dict = node(&file.name, facts.format.name(), facts.virtual_size, file.actual_size);
-    dict.put("dirty-flag", Value::Bool(facts.dirty));
+    if let Some(dirty) = facts.dirty {
+        dict.put("dirty-flag", Value::Bool(dirty));
+    }
     if let Some(len) = facts.cluster_size {
         dict.put("cluster-size", len.into());
     }

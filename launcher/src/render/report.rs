@@ -222,7 +222,7 @@ mod tests {
             cluster_size: None,
             encrypted: false,
             compressed: false,
-            dirty: false,
+            dirty: Some(false),
             backing: None,
             child_len: None,
             specific: Some(b"qcow2".to_vec()),

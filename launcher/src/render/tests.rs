@@ -81,7 +81,7 @@ fn facts(format: Format, virtual_size: u64) -> facts::Image {
         cluster_size: None,
         encrypted: false,
         compressed: false,
-        dirty: false,
+        dirty: Some(false),
         backing: None,
         child_len: None,
         specific: None,

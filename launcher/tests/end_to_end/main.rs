@@ -7,6 +7,7 @@ mod convert_kills;
 mod convert_matrix;
 mod convert_options;
 mod convert_targets;
+mod formats;
 mod hostile;
 mod info_parity;
 mod info_safety;

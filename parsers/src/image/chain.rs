@@ -8,6 +8,7 @@ use alloc::vec::Vec;
 use core::ops::Range;
 use instar_abi::control::SECTOR_LEN;
 use instar_abi::error::{ChainError, Error, Qcow2Error};
+use instar_abi::facts::Backing;
 use instar_abi::reply::Need;
 use instar_abi::request::{DiskId, Given, HostExtent, LayerId, NeedKind, Request, SnapshotName};
 
@@ -60,12 +61,24 @@ impl Chain {
             // The request is checked: every id is in range.
             let Some(layer) = usize::try_from(id.0).ok().and_then(|index| request.layers.get(index)) else { break };
             let mut image = open(io, id, layer)?;
-            if let Driver::Qcow2(image) = &mut image.driver {
-                if image.header().crypt() != Crypt::None {
-                    return Err(Error::Encrypted { layer: id });
+            match &mut image.driver {
+                Driver::Raw(_) => {}
+                Driver::Qcow2(image) => {
+                    if image.header().crypt() != Crypt::None {
+                        return Err(Error::Encrypted { layer: id });
+                    }
+                    attach_data_file(request, image, &mut needs)?;
+                    next = backing(request, image, &mut needs)?;
                 }
-                attach_data_file(request, image, &mut needs)?;
-                next = backing(request, image, &mut needs)?;
+                Driver::Blocks(image) => {
+                    let facts = image.facts();
+                    if facts.encrypted {
+                        return Err(Error::Encrypted { layer: id });
+                    }
+                    if let Some(Backing { name, format }) = &facts.backing {
+                        next = below(request, id, name, format.as_ref(), &mut needs)?;
+                    }
+                }
             }
             layers.push(Layer { id, image, last: None });
         }
@@ -79,7 +92,11 @@ impl Chain {
     /// A layer alone, whatever is below it, for [`Chain::map_top`].
     #[must_use]
     pub fn top_alone(id: LayerId, image: Opened) -> Self {
-        let has_below = matches!(&image.driver, Driver::Qcow2(image) if image.backing().is_some());
+        let has_below = match &image.driver {
+            Driver::Raw(_) => false,
+            Driver::Qcow2(image) => image.backing().is_some(),
+            Driver::Blocks(image) => image.facts().backing.is_some(),
+        };
         let below_len = if has_below { u64::MAX } else { 0 };
         Self { layers: Vec::from([Layer { id, image, last: None }]), broken: None, below_len }
     }
@@ -105,7 +122,7 @@ impl Chain {
         let Some(Layer { id, image: Opened { part, driver }, .. }) = self.layers.first_mut() else { return Ok(()) };
         match driver {
             Driver::Qcow2(image) => image.select_snapshot(&mut part.view(io), name),
-            Driver::Raw(_) => Err(Error::Qcow2 { layer: *id, error: Qcow2Error::SnapshotNotFound }),
+            Driver::Raw(_) | Driver::Blocks(_) => Err(Error::Qcow2 { layer: *id, error: Qcow2Error::SnapshotNotFound }),
         }
     }
 
@@ -114,7 +131,7 @@ impl Chain {
     pub fn may_have(&self, codec: Codec) -> bool {
         self.layers.iter().any(|layer| match &layer.image.driver {
             Driver::Qcow2(image) => image.header().compression() == codec,
-            Driver::Raw(_) => false,
+            Driver::Raw(_) | Driver::Blocks(_) => false,
         })
     }
 
@@ -250,16 +267,25 @@ fn attach_data_file(request: &Request, image: &mut Qcow2, needs: &mut Vec<Need>)
 }
 
 fn backing(request: &Request, image: &Qcow2, needs: &mut Vec<Need>) -> Result<Option<LayerId>, Error> {
-    let layer = image.layer();
+    let format = image.extensions().backing_format.as_ref().filter(|format| !format.is_empty());
+    image.backing().map_or(Ok(None), |name| below(request, image.layer(), name, format, needs))
+}
+
+/// The layer below one that names it, or a need.
+fn below(
+    request: &Request,
+    layer: LayerId,
+    name: &[u8],
+    format: Option<&Vec<u8>>,
+    needs: &mut Vec<Need>,
+) -> Result<Option<LayerId>, Error> {
     let kind = NeedKind::Backing;
-    let Some(name) = image.backing() else { return Ok(None) };
     match answer(request, layer, kind, name)? {
         Some(Given::Layer(id)) => Ok(Some(id)),
         // A backing file is an image; bytes alone are no answer.
         Some(Given::Disk(_)) => Err(Error::Chain(ChainError::NameChanged { layer, kind, found: name.to_vec() })),
         None => {
-            let format = image.extensions().backing_format.clone().filter(|format| !format.is_empty());
-            needs.push(Need { layer, kind, name: name.to_vec(), format });
+            needs.push(Need { layer, kind, name: name.to_vec(), format: format.cloned() });
             Ok(None)
         }
     }

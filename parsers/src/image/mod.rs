@@ -1,9 +1,11 @@
 //! Images as extents: the one description that every operation walks over.
 
+mod blocks;
 mod chain;
 mod extent;
 mod open;
 
+pub use blocks::{Blocks, Layered, backing};
 pub use chain::{Chain, Mapped, Resolved};
 pub use extent::{Codec, Extent, Kind};
 pub use open::{Driver, Opened, open};

@@ -1,11 +1,16 @@
 //! The catalogue: the one place that knows every format that can be read.
 
-use super::{Extent, Image, Kind};
+use super::{Blocks, Extent, Image, Kind};
 use crate::align;
 use crate::detect::detect;
+use crate::parallels::Parallels;
+use crate::qcow::Qcow;
 use crate::qcow2::Qcow2;
+use crate::qed::Qed;
 use crate::raw::Raw;
 use crate::store::{Part, ReadAt};
+use crate::vdi::Vdi;
+use crate::vpc::Vpc;
 use alloc::boxed::Box;
 use core::ops::Range;
 use instar_abi::control::SECTOR_LEN;
@@ -14,7 +19,6 @@ use instar_abi::format::Format;
 use instar_abi::request::{Layer, LayerId};
 
 /// An open layer.
-#[derive(Clone, Debug)]
 pub struct Opened {
     /// Where its bytes are: whatever reads its metadata sees this part as the whole disk.
     pub part: Part,
@@ -23,12 +27,13 @@ pub struct Opened {
 }
 
 /// An open layer's format.
-#[derive(Clone, Debug)]
 pub enum Driver {
     /// raw.
     Raw(Raw),
     /// qcow2.
     Qcow2(Box<Qcow2>),
+    /// Any other.
+    Blocks(Box<dyn Blocks>),
 }
 
 /// Opens a layer without what it names.
@@ -41,6 +46,11 @@ pub fn open(io: &mut dyn ReadAt, id: LayerId, layer: &Layer) -> Result<Opened, E
     let driver = match format {
         Format::Raw | Format::Iso => Driver::Raw(Raw::open(io, id, layer)?),
         Format::Qcow2 => Driver::Qcow2(Box::new(Qcow2::open(&mut part.view(io), id, layer.disk)?)),
+        Format::Vdi => Driver::Blocks(Box::new(Vdi::open(&mut part.view(io), id, layer.disk)?)),
+        Format::Vpc => Driver::Blocks(Box::new(Vpc::open(&mut part.view(io), id, layer.disk)?)),
+        Format::Parallels => Driver::Blocks(Box::new(Parallels::open(&mut part.view(io), id, layer.disk)?)),
+        Format::Qed => Driver::Blocks(Box::new(Qed::open(&mut part.view(io), id, layer.disk)?)),
+        Format::Qcow => Driver::Blocks(Box::new(Qcow::open(&mut part.view(io), id, layer.disk)?)),
         format => return Err(Error::UnsupportedFormat { layer: id, format }),
     };
     Ok(Opened { part, driver })
@@ -51,7 +61,7 @@ impl Opened {
     #[must_use]
     pub fn broken(&self, range: Range<u64>, error: &Error) -> Option<Range<u64>> {
         match &self.driver {
-            Driver::Raw(_) => None,
+            Driver::Raw(_) | Driver::Blocks(_) => None,
             Driver::Qcow2(image) => image.broken(range, error),
         }
     }
@@ -62,18 +72,18 @@ impl Image for Opened {
         match &self.driver {
             Driver::Raw(image) => image.virtual_size(),
             Driver::Qcow2(image) => image.virtual_size(),
+            Driver::Blocks(image) => image.virtual_size(),
         }
     }
 
     fn map(&self, io: &mut dyn ReadAt, range: Range<u64>) -> Result<Extent, Error> {
-        match &self.driver {
-            Driver::Raw(image) => image.map(io, range),
-            Driver::Qcow2(image) => {
-                let extent = image.map(&mut self.part.view(io), range)?;
-                let is_whole = self.part.offset == 0 && self.part.len == io.len(self.part.disk);
-                Ok(if is_whole { extent } else { on_disk(&self.part, extent) })
-            }
-        }
+        let extent = match &self.driver {
+            Driver::Raw(image) => return image.map(io, range),
+            Driver::Qcow2(image) => image.map(&mut self.part.view(io), range)?,
+            Driver::Blocks(image) => image.map(&mut self.part.view(io), range)?,
+        };
+        let is_whole = self.part.offset == 0 && self.part.len == io.len(self.part.disk);
+        Ok(if is_whole { extent } else { on_disk(&self.part, extent) })
     }
 }
 

@@ -25,7 +25,7 @@ pub fn facts(image: &Qcow2) -> (facts::Image, Vec<Node>) {
         cluster_size: Some(header.cluster_size().into()),
         encrypted: header.crypt() != Crypt::None,
         compressed: false,
-        dirty: header.is_dirty(),
+        dirty: Some(header.is_dirty()),
         backing: image.backing().map(|name| Backing { name: name.to_vec(), format: backing_format }),
         child_len: None,
         specific: Some(b"qcow2".to_vec()),

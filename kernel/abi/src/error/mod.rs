@@ -3,9 +3,11 @@
 //! One enum a room of the guest; each variant says what was found and, where that is not obvious,
 //! what is allowed.
 
+mod block;
 mod luks;
 mod qcow2;
 
+pub use block::{BlockError, Field, Structure};
 pub use luks::LuksError;
 pub use qcow2::{CodecError, FeatureName, Qcow2Error, Table};
 
@@ -50,6 +52,15 @@ pub enum Error {
         layer: LayerId,
         /// Why.
         error: Qcow2Error,
+    },
+    /// A layer of a format whose disk is in blocks is broken or uses something unknown.
+    Block {
+        /// The layer.
+        layer: LayerId,
+        /// Its format.
+        format: Format,
+        /// Why.
+        error: BlockError,
     },
     /// A layer's content is encrypted, and this operation has no key for it.
     Encrypted {

@@ -1,7 +1,7 @@
 //! Words for what the guest says went wrong.
 #![forbid(unsafe_code)]
 
-use super::{Message, below, could_not_open, errno_text, qcow2};
+use super::{Message, below, block, could_not_open, errno_text, qcow2};
 use crate::job::failure::Names;
 use crate::render::escape::shown;
 use instar_abi::error::{
@@ -24,6 +24,7 @@ pub(super) fn error(names: &Names, error: &Error, errno: Option<i32>) -> Message
         }
         Error::Raw { layer, error } => open(names, *layer, raw(error)),
         Error::Qcow2 { layer, error } => open(names, *layer, qcow2::error(error)),
+        Error::Block { layer, format, error } => open(names, *layer, block::error(*format, *error)),
         Error::Encrypted { layer } => {
             let text = "Parameter 'encrypt.key-secret' is required for cipher";
             let hint = "encrypted content is not supported yet by this version; `info` works without a key";

@@ -4,6 +4,7 @@
 //! user can do; hints are ours and are left out in compatibility mode.
 #![forbid(unsafe_code)]
 
+mod block;
 mod guest;
 mod host;
 mod machine;

@@ -97,6 +97,7 @@ fn open_existing(io: &mut dyn ReadAt, request: &Request, id: LayerId) -> Result<
         Driver::Qcow2(_) if layer.window.is_none() => Ok(opened),
         Driver::Qcow2(_) => Err(Error::Target(TargetError::Unsupported)),
         Driver::Raw(_) => Err(Error::UnsupportedFormat { layer: id, format: Format::Raw }),
+        Driver::Blocks(image) => Err(Error::UnsupportedFormat { layer: id, format: image.facts().format }),
     }
 }
 

@@ -27,6 +27,7 @@ pub fn info<E: Env>(request: &Request, env: &mut E) -> Result<End, Error> {
     match &opened.driver {
         Driver::Raw(image) => parts.reply.push(env, &Frame::Image(raw_facts(image)))?,
         Driver::Qcow2(image) => qcow2_info(&mut parts, env, image, opened.part)?,
+        Driver::Blocks(image) => parts.reply.push(env, &Frame::Image(image.facts().clone()))?,
     }
     parts.reply.flush(env)?;
     Ok(End::Done { lengths: Vec::new() })
@@ -64,7 +65,7 @@ fn raw_facts(image: &impl Image) -> facts::Image {
         cluster_size: None,
         encrypted: false,
         compressed: false,
-        dirty: false,
+        dirty: Some(false),
         backing: None,
         child_len: None,
         specific: None,

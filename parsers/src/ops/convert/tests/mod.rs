@@ -1,5 +1,6 @@
 //! convert against qemu-img: content, cleanliness and size of what comes out.
 
+mod blocks;
 mod existing;
 mod mapped;
 mod offload;

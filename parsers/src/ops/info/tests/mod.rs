@@ -1,5 +1,7 @@
 //! info against qemu-img, key by key, on images that qemu-img made.
 
+mod blocks;
+
 use super::info;
 use crate::testing::{Embedded, Fault, INFO, Machine, MemoryDisk, embed, qemu_img, qemu_io, request, scratch};
 use instar_abi::error::{Error, ReadError, Resource};
@@ -44,7 +46,7 @@ fn as_json(frames: &[Frame]) -> Json {
             Frame::Image(image) => {
                 object.insert("format".into(), json!(image.format.name()));
                 object.insert("virtual-size".into(), json!(image.virtual_size));
-                object.insert("dirty-flag".into(), json!(image.dirty));
+                image.dirty.map(|dirty| object.insert("dirty-flag".into(), json!(dirty)));
                 image.cluster_size.map(|size| object.insert("cluster-size".into(), json!(size)));
                 image.encrypted.then(|| object.insert("encrypted".into(), json!(true)));
                 if let Some(facts::Backing { name, format }) = &image.backing {

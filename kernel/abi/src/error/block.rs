@@ -1,0 +1,98 @@
+//! Failures of the formats whose disk is in blocks of one size.
+
+use serde::{Deserialize, Serialize};
+
+/// Why such an image can't be opened or read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum BlockError {
+    /// The file ends within a structure.
+    Truncated {
+        /// The structure.
+        structure: Structure,
+    },
+    /// A structure does not begin as it must.
+    Magic {
+        /// The structure.
+        structure: Structure,
+    },
+    /// A structure's checksum is wrong.
+    Checksum {
+        /// The structure.
+        structure: Structure,
+    },
+    /// A version that nobody knows.
+    Version {
+        /// What the header says.
+        found: u64,
+    },
+    /// Features that nobody knows.
+    Features {
+        /// Their bits.
+        unknown: u64,
+    },
+    /// A field is out of bounds.
+    Field {
+        /// Which.
+        field: Field,
+        /// Its value.
+        found: u64,
+    },
+    /// The table has fewer entries than the disk has blocks.
+    TableShort {
+        /// Entries.
+        entries: u64,
+        /// Blocks.
+        needed: u64,
+    },
+    /// A table's entry leads nowhere.
+    Entry {
+        /// The table.
+        structure: Structure,
+        /// Index in it.
+        index: u64,
+        /// The entry.
+        found: u64,
+    },
+    /// What the image does not hold is in a parent, by an identifier and not by a name that could be opened.
+    Differencing,
+}
+
+/// A structure of such an image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Structure {
+    /// The header, at the start.
+    Header,
+    /// The footer of a VHD.
+    Footer,
+    /// The second header of a dynamic VHD.
+    DynamicHeader,
+    /// The only table, or the upper one of two.
+    Table,
+    /// A lower table.
+    LowerTable,
+}
+
+/// A field of such an image's header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Field {
+    /// Virtual size.
+    VirtualSize,
+    /// Bytes of a block.
+    BlockSize,
+    /// Bytes of a sector.
+    SectorSize,
+    /// Where the table is.
+    TableOffset,
+    /// Size or number of entries of the table.
+    TableSize,
+    /// Size of a lower table.
+    LowerTableSize,
+    /// Where the blocks are.
+    DataOffset,
+    /// How content is encrypted.
+    Encryption,
+    /// Where the name of the layer below is.
+    BackingNameOffset,
+    /// Length of the name of the layer below.
+    BackingNameLen,
+}

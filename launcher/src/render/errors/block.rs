@@ -1,0 +1,63 @@
+//! Words for images whose disk is in blocks.
+#![forbid(unsafe_code)]
+
+use super::Message;
+use instar_abi::error::{BlockError, Field, Structure};
+use instar_abi::format::Format;
+
+const TRUNCATED: &str = "the image is truncated, or made to mislead its reader";
+
+/// Why such an image can't be read, in qemu-img's words where clients know them.
+pub(super) fn error(format: Format, error: BlockError) -> Message {
+    match error {
+        BlockError::Truncated { structure } => {
+            Message::new(format!("the {} runs past the end of the file", structure_name(structure)))
+                .with_hint(TRUNCATED)
+        }
+        BlockError::Magic { structure: Structure::Footer } => Message::new("invalid VPC image"),
+        BlockError::Magic { structure: Structure::DynamicHeader } => Message::new("Invalid header magic"),
+        BlockError::Magic { .. } => Message::new(format!("Image not in {} format", format.name())),
+        BlockError::Checksum { .. } => Message::new("Incorrect header checksum"),
+        BlockError::Version { found } => Message::new(format!("unsupported {} version {found:#x}", format.name())),
+        BlockError::Features { unknown } => {
+            Message::new(format!("Unsupported {} features: {unknown:x}", format.name().to_uppercase()))
+        }
+        BlockError::Field { field, found } => Message::new(format!("Invalid {} {found}", field_name(field))),
+        BlockError::TableShort { entries, needed } => Message::new("Page table too small")
+            .with_hint(format!("its table has {entries} entries, and the disk has {needed} blocks")),
+        BlockError::Entry { structure, index, found } => {
+            let table = structure_name(structure);
+            Message::new(format!(
+                "entry {index} of the {table} leads to {found:#x}, past the end of the file or nowhere"
+            ))
+            .with_hint(TRUNCATED)
+        }
+        BlockError::Differencing => Message::new("differencing images are not supported yet by this version")
+            .with_hint("what it does not hold is in its parent, and would read as zeros"),
+    }
+}
+
+const fn structure_name(structure: Structure) -> &'static str {
+    match structure {
+        Structure::Header => "header",
+        Structure::Footer => "footer",
+        Structure::DynamicHeader => "dynamic header",
+        Structure::Table => "block table",
+        Structure::LowerTable => "L2 table",
+    }
+}
+
+const fn field_name(field: Field) -> &'static str {
+    match field {
+        Field::VirtualSize => "virtual size",
+        Field::BlockSize => "block size",
+        Field::SectorSize => "sector size",
+        Field::TableOffset => "table offset",
+        Field::TableSize => "table size",
+        Field::LowerTableSize => "L2 table size",
+        Field::DataOffset => "data offset",
+        Field::Encryption => "encryption method",
+        Field::BackingNameOffset => "backing file name offset",
+        Field::BackingNameLen => "backing file name length",
+    }
+}

@@ -1,0 +1,180 @@
+//! VHD, by QEMU's name vpc: fixed and dynamic.
+//!
+//! ```text
+//! fixed     content | footer
+//! dynamic   copy of the footer | dynamic header | table | (bitmap | block) … | footer
+//! ```
+//!
+//! A differencing image is refused: what it does not hold is its parent's, and no chain names that one.
+//!
+//! # Source
+//! Microsoft, "Virtual Hard Disk Image Format Specification", 2006; sizes and what is refused as QEMU 10.0's `block/vpc.c`.
+
+mod wire;
+
+use crate::align;
+use crate::image::{Blocks, Kind, Layered};
+use crate::store::ReadAt;
+use instar_abi::control::SECTOR_LEN;
+use instar_abi::error::{BlockError, Error, Field, Structure};
+use instar_abi::facts;
+use instar_abi::format::Format;
+use instar_abi::request::{DiskId, LayerId};
+use wire::{DynamicHeader, Footer};
+use zerocopy::IntoBytes;
+
+/// An entry of the table without a block.
+const UNALLOCATED: u32 = u32::MAX;
+/// Entries of the table that are looked at together.
+const CHUNK: usize = 16 << 10;
+
+/// A VHD. Having one proves: header and footer are sound, the table has an entry for every block of the disk, and every
+/// block of it lies within the file.
+pub struct Vpc {
+    layered: Layered,
+    disk: DiskId,
+    facts: facts::Image,
+    dynamic: Option<Dynamic>,
+}
+
+/// Where a dynamic disk's blocks are.
+struct Dynamic {
+    block_size: u32,
+    table_offset: u64,
+}
+
+impl Dynamic {
+    /// Bytes before a block's content: a bit for every sector, in whole sectors.
+    fn bitmap_len(&self) -> u64 {
+        let bits = align::units(self.block_size.into(), SECTOR_LEN);
+        align::up(bits.div_ceil(8), SECTOR_LEN).unwrap_or(0)
+    }
+}
+
+impl Vpc {
+    /// Opens a VHD.
+    ///
+    /// # Errors
+    /// [`Error::Block`]; those of the reads.
+    pub fn open(io: &mut dyn ReadAt, layer: LayerId, disk: DiskId) -> Result<Self, Error> {
+        let layered = Layered { layer, format: Format::Vpc };
+        let mut footer: Footer = io.read_wire(disk, 0)?;
+        let is_front = footer.cookie == wire::FOOTER_COOKIE;
+        if !is_front {
+            // The last sector, perhaps without its last byte.
+            let len = align::up(io.len(disk), SECTOR_LEN).unwrap_or(0);
+            let at = len.checked_sub(SECTOR_LEN);
+            let at = at.ok_or(layered.error(BlockError::Truncated { structure: Structure::Footer }))?;
+            footer = io.read_wire(disk, at)?;
+            let is_fixed = footer.kind.get() == wire::FIXED;
+            layered.check(
+                footer.cookie == wire::FOOTER_COOKIE && is_fixed,
+                BlockError::Magic { structure: Structure::Footer },
+            )?;
+        }
+        layered
+            .check(footer.checksum.get() == checksum(&footer), BlockError::Checksum { structure: Structure::Footer })?;
+        layered.check(footer.kind.get() != wire::DIFFERENCING, BlockError::Differencing)?;
+        let virtual_size = virtual_size(&footer);
+        let dynamic = if is_front && footer.kind.get() != wire::FIXED {
+            Some(dynamic(io, layered, disk, &footer, virtual_size)?)
+        } else {
+            None
+        };
+        let facts = layered.facts(virtual_size, dynamic.as_ref().map(|dynamic| dynamic.block_size.into()));
+        Ok(Self { layered, disk, facts, dynamic })
+    }
+}
+
+/// Size in bytes: by geometry where the image was made by a program that goes by it, and the geometry is no limit.
+fn virtual_size(footer: &Footer) -> u64 {
+    let [heads, sectors] = [footer.heads, footer.sectors].map(u64::from);
+    let by_geometry = u64::from(footer.cylinders.get()).saturating_mul(heads).saturating_mul(sectors);
+    let goes_by_geometry = matches!(&footer.creator_application, b"vpc " | b"qemu");
+    if goes_by_geometry && by_geometry != wire::GEOMETRY_MAX {
+        return by_geometry.saturating_mul(SECTOR_LEN);
+    }
+    align::down(footer.current_size.get(), SECTOR_LEN)
+}
+
+/// The complement of the sum of all bytes but the checksum's own.
+fn checksum(footer: &Footer) -> u32 {
+    let mut footer = *footer;
+    footer.checksum = 0.into();
+    !footer.as_bytes().iter().fold(0u32, |sum, byte| sum.wrapping_add((*byte).into()))
+}
+
+fn dynamic(
+    io: &mut dyn ReadAt,
+    layered: Layered,
+    disk: DiskId,
+    footer: &Footer,
+    virtual_size: u64,
+) -> Result<Dynamic, Error> {
+    let header: DynamicHeader = io.read_wire(disk, footer.data_offset.get())?;
+    let magic = BlockError::Magic { structure: Structure::DynamicHeader };
+    layered.check(header.cookie == wire::DYNAMIC_COOKIE, magic)?;
+    let block_size = header.block_size.get();
+    let field = |field, found| BlockError::Field { field, found };
+    let is_size = block_size.is_power_of_two() && u64::from(block_size) >= SECTOR_LEN;
+    layered.check(is_size, field(Field::BlockSize, block_size.into()))?;
+    let entries = u64::from(header.max_table_entries.get());
+    let needed = virtual_size.div_ceil(block_size.into());
+    layered.check(needed <= entries, BlockError::TableShort { entries, needed })?;
+    layered.check(entries <= wire::TABLE_ENTRIES_MAX, field(Field::TableSize, entries))?;
+    let dynamic = Dynamic { block_size, table_offset: header.table_offset.get() };
+    check_table(io, layered, disk, &dynamic, entries)?;
+    Ok(dynamic)
+}
+
+/// Every block lies within the file, as QEMU wants it: a file that was cut short must not read as zeros.
+fn check_table(
+    io: &mut dyn ReadAt,
+    layered: Layered,
+    disk: DiskId,
+    dynamic: &Dynamic,
+    entries: u64,
+) -> Result<(), Error> {
+    let file_len = align::up(io.len(disk), SECTOR_LEN).unwrap_or(u64::MAX);
+    let table_end = dynamic.table_offset.checked_add(entries.saturating_mul(4)).filter(|end| *end <= file_len);
+    layered.check(table_end.is_some(), BlockError::Truncated { structure: Structure::Table })?;
+    let block_len = dynamic.bitmap_len().saturating_add(dynamic.block_size.into());
+    let mut chunk = alloc::vec![0; CHUNK.saturating_mul(4)];
+    let mut index = 0;
+    while index < entries {
+        let count = entries.saturating_sub(index).min(CHUNK as u64);
+        let bytes = chunk.get_mut(..usize::try_from(count.saturating_mul(4)).unwrap_or(0)).unwrap_or_default();
+        io.read_padded(disk, dynamic.table_offset.saturating_add(index.saturating_mul(4)), bytes)?;
+        for (entry, at) in bytes.as_chunks::<4>().0.iter().zip(index..) {
+            let found = u32::from_be_bytes(*entry);
+            let end = u64::from(found).saturating_mul(SECTOR_LEN).saturating_add(block_len);
+            let error = BlockError::Entry { structure: Structure::Table, index: at, found: found.into() };
+            layered.check(found == UNALLOCATED || end <= file_len, error)?;
+        }
+        index = index.saturating_add(count);
+    }
+    Ok(())
+}
+
+impl Blocks for Vpc {
+    fn facts(&self) -> &facts::Image {
+        &self.facts
+    }
+
+    fn block_size(&self) -> u64 {
+        self.dynamic.as_ref().map_or(self.facts.virtual_size, |dynamic| dynamic.block_size.into()).max(1)
+    }
+
+    fn block(&self, io: &mut dyn ReadAt, index: u64) -> Result<Kind, Error> {
+        let Some(dynamic) = &self.dynamic else { return Ok(Kind::Data { disk: self.disk, offset: 0 }) };
+        let mut entry = [0; 4];
+        io.read_padded(self.disk, dynamic.table_offset.saturating_add(index.saturating_mul(4)), &mut entry)?;
+        let found = u32::from_be_bytes(entry);
+        if found == UNALLOCATED {
+            return Ok(Kind::Zero);
+        }
+        let offset = u64::from(found).checked_mul(SECTOR_LEN).and_then(|at| at.checked_add(dynamic.bitmap_len()));
+        let error = BlockError::Entry { structure: Structure::Table, index, found: found.into() };
+        offset.map(|offset| Kind::Data { disk: self.disk, offset }).ok_or(self.layered.error(error))
+    }
+}

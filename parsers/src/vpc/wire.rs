@@ -1,0 +1,80 @@
+//! VHD's bytes. All numbers are big-endian.
+
+use zerocopy::big_endian::{U16, U32, U64};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+/// First bytes of a footer.
+pub const FOOTER_COOKIE: [u8; 8] = *b"conectix";
+/// First bytes of a dynamic header.
+pub const DYNAMIC_COOKIE: [u8; 8] = *b"cxsparse";
+/// Disk type: content and a footer.
+pub const FIXED: u32 = 2;
+/// Disk type: blocks over a parent.
+pub const DIFFERENCING: u32 = 4;
+/// Sectors of the largest geometry: it says nothing of the size.
+pub const GEOMETRY_MAX: u64 = 65535 * 16 * 255;
+/// Most entries of a table, as in QEMU.
+pub const TABLE_ENTRIES_MAX: u64 = (i32::MAX / 4) as u64;
+
+/// The footer, a sector; a copy is at the front of a dynamic disk.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct Footer {
+    /// [`FOOTER_COOKIE`].
+    pub cookie: [u8; 8],
+    /// Features; nobody goes by them.
+    pub features: U32,
+    /// Version of the format, 0x0001_0000.
+    pub version: U32,
+    /// Where the dynamic header is.
+    pub data_offset: U64,
+    /// Seconds since 2000.
+    pub timestamp: U32,
+    /// The program that made it.
+    pub creator_application: [u8; 4],
+    /// Its version.
+    pub creator_version: U32,
+    /// Its system.
+    pub creator_os: [u8; 4],
+    /// Size in bytes when it was made.
+    pub original_size: U64,
+    /// Size in bytes.
+    pub current_size: U64,
+    /// Geometry.
+    pub cylinders: U16,
+    /// Geometry.
+    pub heads: u8,
+    /// Geometry: sectors a track.
+    pub sectors: u8,
+    /// Disk type.
+    pub kind: U32,
+    /// The complement of the sum of all other bytes.
+    pub checksum: U32,
+    /// Identifier.
+    pub id: [u8; 16],
+    /// Whether a virtual machine's state was saved with it.
+    pub saved_state: u8,
+    /// Zero.
+    pub reserved: [u8; 427],
+}
+
+/// What follows the front footer of a dynamic disk, as far as it is read.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct DynamicHeader {
+    /// [`DYNAMIC_COOKIE`].
+    pub cookie: [u8; 8],
+    /// Unused.
+    pub data_offset: U64,
+    /// Where the table is.
+    pub table_offset: U64,
+    /// Version, 0x0001_0000.
+    pub version: U32,
+    /// Entries of the table.
+    pub max_table_entries: U32,
+    /// Bytes of a block.
+    pub block_size: U32,
+}
+
+const _: () = assert!(size_of::<Footer>() == 512 && core::mem::offset_of!(Footer, kind) == 60);
+const _: () = assert!(core::mem::offset_of!(DynamicHeader, block_size) == 32);
