@@ -202,8 +202,17 @@ impl Filling {
             return Err(CodecError::Stream);
         }
         let from = usize::try_from(offset.saturating_sub(stream.start)).unwrap_or(usize::MAX);
-        let to = from.saturating_add(usize::try_from(len).unwrap_or(0)).min(stream.bytes.len());
-        decoder.decode(codec, stream.bytes.get(from..to).unwrap_or_default(), cluster)
+        let len = usize::try_from(len).unwrap_or(0);
+        let to = from.saturating_add(len);
+        match stream.bytes.get(from..to) {
+            Some(bytes) => decoder.decode(codec, bytes, cluster),
+            // What lies past the end of the disk reads as zeros, as in QEMU: a stream that is cut may end in them.
+            None => {
+                let mut padded = stream.bytes.get(from..).unwrap_or_default().to_vec();
+                padded.resize(len, 0);
+                decoder.decode(codec, &padded, cluster)
+            }
+        }
     }
 
     /// Makes the units zero that pieces do not cover whole.

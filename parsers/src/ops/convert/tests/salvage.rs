@@ -144,3 +144,42 @@ fn what_concerns_more_than_content_is_not_salvaged() {
     let result = super::run(&job, &disks);
     assert!(matches!(result, Err(Error::Qcow2 { error: Qcow2Error::ClusterPastEnd { .. }, .. })));
 }
+
+/// What is past the end of a file reads as zeros, also behind the first half of a stream: whether that decodes, the
+/// codec says.
+#[test]
+fn a_stream_that_is_cut_by_the_end_of_the_file_is_decoded_as_by_qemu_img() {
+    let Some(dir) = scratch() else { return };
+    let dir = dir.path();
+    // Zeros at the end of a stored block are content like any other.
+    let mut content: Vec<u8> = (0..16_384u32).map(|index| (index.wrapping_mul(index) >> 9) as u8).collect();
+    content[15_000..].fill(0);
+    std::fs::write(dir.join("a.raw"), &content).unwrap();
+    let (mut decoded, mut refused) = (0, 0);
+    for compression in ["zlib", "zstd"] {
+        let options = format!("cluster_size=4k,compression_type={compression}");
+        qemu_img(dir, &format!("convert -f raw -O qcow2 -c -o {options} a.raw a.qcow2")).unwrap();
+        let sound = read(dir, "a.qcow2");
+        let word = |at: usize| u64::from_be_bytes(sound[at..at + 8].try_into().unwrap());
+        let table = (word(word(40) as usize) & 0x00ff_ffff_ffff_fe00) as usize;
+        let stream = (word(table + 8 * 3) & ((1 << 58) - 1)) as usize;
+        assert!(stream < sound.len() && stream > table, "the last stream is at the end of the file");
+        for cut in (stream + 1..sound.len()).step_by(7) {
+            std::fs::write(dir.join("cut.qcow2"), &sound[..cut]).unwrap();
+            let theirs = qemu_img(dir, "convert -f qcow2 -O raw cut.qcow2 expected.raw");
+            let (job, disks) = job(vec![sound[..cut].to_vec()], TargetFormat::Raw);
+            let ours = super::run(&job, &disks);
+            assert_eq!(
+                ours.is_ok(),
+                theirs.is_ok(),
+                "{compression} cut at {cut}: {:?} {theirs:?}",
+                ours.as_ref().err()
+            );
+            if let Ok(ours) = ours {
+                assert!(ours == read(dir, "expected.raw"), "{compression} cut at {cut}");
+            }
+            *(if theirs.is_ok() { &mut decoded } else { &mut refused }) += 1;
+        }
+    }
+    assert!(decoded > 0 && refused > 0, "{decoded} decoded, {refused} refused");
+}
