@@ -5,6 +5,7 @@ use super::copy::{self, Piece};
 use super::{Disk, Segments};
 use rustix::io::Errno;
 use std::io;
+use std::ops::Range;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,6 +17,49 @@ pub enum Failing {
     Io,
     /// `ENOSPC`, a write after the first half of it.
     Full,
+}
+
+/// A disk with sectors that can't be read: `EIO`, as often as it is tried.
+pub struct BadSectors {
+    disk: Arc<dyn Disk>,
+    bad: Range<u64>,
+}
+
+impl BadSectors {
+    /// `disk`, but its bytes `bad` can't be read.
+    #[must_use]
+    pub const fn new(disk: Arc<dyn Disk>, bad: Range<u64>) -> Self {
+        Self { disk, bad }
+    }
+}
+
+impl Disk for BadSectors {
+    fn sectors(&self) -> u64 {
+        self.disk.sectors()
+    }
+
+    fn read_only(&self) -> bool {
+        self.disk.read_only()
+    }
+
+    fn read(&self, offset: u64, into: &mut dyn Segments) -> io::Result<()> {
+        match offset < self.bad.end && self.bad.start < offset.saturating_add(into.len()) {
+            true => Err(Errno::IO.into()),
+            false => self.disk.read(offset, into),
+        }
+    }
+
+    fn write(&self, offset: u64, from: &dyn Segments) -> io::Result<()> {
+        self.disk.write(offset, from)
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        self.disk.flush()
+    }
+
+    fn fds(&self) -> Vec<BorrowedFd<'_>> {
+        self.disk.fds()
+    }
 }
 
 /// A disk whose n-th request fails.

@@ -6,7 +6,8 @@ use crate::common::{make, scratch, shell};
 use crate::judge::instar;
 use instar::cli::terminal::Terminal;
 use instar::cli::{self, Mode};
-use instar::disk::fault::{Failing, Faulty};
+use instar::disk::Disk;
+use instar::disk::fault::{BadSectors, Failing, Faulty};
 use instar::job::{Job, Machine, NoEnd, Then};
 use instar::machine::Engine;
 use instar_abi::reply::{End, Frame};
@@ -79,28 +80,51 @@ fn a_disk_that_fills_up_is_told_in_qemu_imgs_words() {
     }
 }
 
-/// Set in the process that runs a conversion over and over; its number says which.
+/// Set in the process that runs conversions, which a test starts.
 const CASE: &str = "INSTAR_FAULTS";
 
-/// A machine with one disk that fails.
-struct FailingDisk {
-    engine: Engine,
-    disk: usize,
-    fails_at: u64,
-    failing: Failing,
+/// Runs a test of this binary in a process of its own, in `directory`, and returns what it prints: each run forks, which a
+/// process with other threads had better not.
+fn in_process(name: &str, directory: &Path) -> String {
+    let exe = std::env::current_exe().expect("a test binary knows itself");
+    let mut command = Command::new(exe);
+    command.args([name, "--exact", "--nocapture"]).env(CASE, "1").current_dir(directory);
+    let output = command.output().expect("it runs");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    text
 }
 
-impl Machine for FailingDisk {
+/// A machine that puts another disk in the place of one.
+struct Bent<F> {
+    engine: Engine,
+    disk: usize,
+    bend: F,
+}
+
+impl<F: FnMut(Arc<dyn Disk>) -> Arc<dyn Disk>> Machine for Bent<F> {
     fn run(&mut self, job: &Job, then: Then, on_frame: &mut dyn FnMut(Frame)) -> Result<End, NoEnd> {
         let mut job = job.clone();
         let disk = &mut job.disks[self.disk];
-        *disk = Arc::new(Faulty::new(Arc::clone(disk), self.fails_at, self.failing));
+        *disk = (self.bend)(Arc::clone(disk));
         self.engine.run(&job, then, on_frame)
     }
 
     fn host_errno(&self) -> Option<i32> {
         self.engine.host_errno()
     }
+}
+
+/// Calls the program, as which it is called first; its exit code and what it says on standard error.
+fn call(words: &str, disk: usize, bend: impl FnMut(Arc<dyn Disk>) -> Arc<dyn Disk>) -> (ExitCode, String) {
+    let engine = Engine::new(|error| panic!("the machine is sound: {error:?}"));
+    let (out, err) = (Shared::default(), Shared::default());
+    let mut terminal = Terminal::new(Mode::Instar, Box::new(out.clone()), Box::new(err.clone()));
+    let args = words.split(' ').map(OsString::from).collect::<Vec<_>>();
+    let code = cli::main_on(args, &mut Bent { engine, disk, bend }, &mut terminal);
+    assert!(out.0.lock().expect("not poisoned").is_empty());
+    let errors = err.0.lock().expect("not poisoned").clone();
+    (code, String::from_utf8(errors).expect("UTF-8"))
 }
 
 /// A stream whose content can be asked for.
@@ -131,17 +155,10 @@ const CALLS: [&str; 8] = [
 
 /// Runs a call with every request of a disk failing in turn, until one goes well; returns how many failed.
 fn fail_each(call: &str, disk: usize, failing: Failing) -> u64 {
-    let words = |line: &str| line.split(' ').map(OsString::from).collect::<Vec<_>>();
     for fails_at in 0..1000 {
         std::fs::write("old", "precious\n").expect("writable");
-        let engine = Engine::new(|error| panic!("the machine is sound: {error:?}"));
-        let mut machine = FailingDisk { engine, disk, fails_at, failing };
-        let (out, err) = (Shared::default(), Shared::default());
-        let mut terminal = Terminal::new(Mode::Instar, Box::new(out.clone()), Box::new(err.clone()));
-        let args = [words("instar convert"), words(call)].concat();
-        let code = cli::main_on(args, &mut machine, &mut terminal);
-        let errors = String::from_utf8(err.0.lock().expect("not poisoned").clone()).expect("UTF-8");
-        assert!(out.0.lock().expect("not poisoned").is_empty());
+        let bend = |inner| Arc::new(Faulty::new(inner, fails_at, failing)) as Arc<dyn Disk>;
+        let (code, errors) = self::call(&format!("instar convert {call}"), disk, bend);
         if code == ExitCode::SUCCESS {
             assert_eq!(errors, "", "{call}");
             return fails_at;
@@ -159,7 +176,6 @@ fn fail_each(call: &str, disk: usize, failing: Failing) -> u64 {
     panic!("{call}: still failing after 1000 requests");
 }
 
-/// In a process of its own: each run forks, which a process with other threads had better not.
 #[test]
 fn whatever_request_fails_is_one_line_and_leaves_no_target() {
     const NAME: &str = "convert_faults::whatever_request_fails_is_one_line_and_leaves_no_target";
@@ -184,15 +200,44 @@ fn whatever_request_fails_is_one_line_and_leaves_no_target() {
         "seq 1 60000 | head -c 300k >a; truncate -s 5M a; head -c 200k /dev/urandom >>a; truncate -s 6M base; \
          qemu-img convert -f raw -O qcow2 a q; : >old",
     );
-    let exe = std::env::current_exe().expect("a test binary knows itself");
-    let mut command = Command::new(exe);
-    command.args([NAME, "--exact", "--nocapture"]).env(CASE, "1").current_dir(directory.path());
-    let output = command.output().expect("it runs");
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    let text = in_process(NAME, directory.path());
     let counts: Vec<u64> =
         text.lines().filter_map(|line| line.strip_prefix("failed: ")?.split(' ').next()?.parse().ok()).collect();
     assert_eq!(counts.len(), 2 * CALLS.len() + 2, "{text}");
     // Data, tables, header and flushes: each call has at least these to fail.
     assert!(counts.iter().all(|&count| count >= 2), "{text}");
+}
+
+/// Sectors that can't be read, as often as it is tried: qemu-img's own fault injection has the same.
+#[test]
+fn bad_sectors_are_salvaged_in_qemu_imgs_words() {
+    const NAME: &str = "convert_faults::bad_sectors_are_salvaged_in_qemu_imgs_words";
+    if std::env::var_os(CASE).is_some() {
+        let bend = |inner| Arc::new(BadSectors::new(inner, 40_960..42_496)) as Arc<dyn Disk>;
+        let (code, errors) = call("qemu-img convert --salvage -f raw -O raw a out", 0, bend);
+        assert_eq!(code, ExitCode::SUCCESS, "{errors}");
+        std::fs::write("warnings", errors).expect("writable");
+        let (code, errors) = call("instar convert --salvage -m 4 -f raw -O qcow2 a out.qcow2", 0, bend);
+        assert_eq!((code, errors.lines().count()), (ExitCode::SUCCESS, 1), "{errors}");
+        let (code, errors) = call("instar convert -f raw -O raw a gone", 0, bend);
+        assert_eq!(code, ExitCode::from(1));
+        assert!(errors.contains("error while reading at byte ") && errors.contains("Input/output error\n"), "{errors}");
+        return;
+    }
+    let Some(_) = instar(&["qemu-img"]) else { return };
+    let directory = scratch();
+    make(directory.path(), "seq 1 60000 >a; truncate -s 400k a");
+    in_process(NAME, directory.path());
+    let rule = |sector: u32| format!(r#"{{"event":"none","iotype":"read","sector":{sector}}}"#);
+    let bad = format!(
+        r#"json:{{"driver":"raw","file":{{"driver":"blkdebug","inject-error":[{}],"image":{{"driver":"file","filename":"a"}}}}}}"#,
+        [80, 81, 82].map(rule).join(",")
+    );
+    make(
+        directory.path(),
+        &format!(
+            "qemu-img convert --salvage -O raw '{bad}' theirs 2>expected; cmp out theirs; cmp warnings expected; \
+             qemu-img compare -f qcow2 -F raw out.qcow2 theirs >/dev/null; test ! -e gone"
+        ),
+    );
 }
