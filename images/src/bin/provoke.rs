@@ -34,6 +34,7 @@ fn die(request: &Request, machine: &mut Machine) -> Result<End, Error> {
         10 => return write_to_disk_0(machine),
         11 => garbage_reply(machine),
         12 => return sum_on_all_lanes(machine),
+        20..=26 => return break_the_ring_of_disk_0(machine, request.now),
         13 => return vector_instructions_on_all_lanes(machine),
         _ => return Err(Error::WrongOp),
     }
@@ -49,6 +50,58 @@ fn write_to_disk_0(machine: &mut Machine) -> Result<End, Error> {
     loop {
         if let Some(completion) = lane.poll() {
             return if completion.result.is_ok() { Ok(End::NeedsMore) } else { Err(Error::WrongOp) };
+        }
+        core::hint::spin_loop();
+    }
+}
+
+/// A read whose descriptor the guest overwrites before it tells the device.
+fn break_the_ring_of_disk_0(machine: &mut Machine, how: u64) -> Result<End, Error> {
+    const NEXT: u16 = 1;
+    const WRITE: u16 = 2;
+    /// Behind 64 descriptors of 16 bytes: the available ring, flags first.
+    const AVAILABLE_INDEX: usize = 64 * 16 + 2;
+    const SOMEWHERE: u64 = 0x60_0000;
+    let descriptor = |index: usize, address: u64, len: u32, flags: u16, next: u16| {
+        let mut bytes = [0; 16];
+        bytes[..8].copy_from_slice(&address.to_le_bytes());
+        bytes[8..12].copy_from_slice(&len.to_le_bytes());
+        bytes[12..14].copy_from_slice(&flags.to_le_bytes());
+        bytes[14..].copy_from_slice(&next.to_le_bytes());
+        provoke::write_to_ring_of_disk_0(index * 16, &bytes);
+    };
+    let request = BlockRequest { disk: 0, action: Action::Read, offset: 0, segments: vec![vec![0xee; 512]] };
+    let lane = machine.lane();
+    drop(lane.submit(request));
+    match how {
+        // A chain that bites its tail.
+        20 => descriptor(0, SOMEWHERE, 16, NEXT, 0),
+        // A header of no length.
+        21 => descriptor(0, SOMEWHERE, 0, NEXT, 1),
+        // Data to the end of the address space.
+        22 => {
+            descriptor(0, SOMEWHERE, 16, NEXT, 1);
+            descriptor(1, SOMEWHERE, u32::MAX, NEXT | WRITE, 2);
+            descriptor(2, SOMEWHERE, 1, WRITE, 0);
+        }
+        // A header outside memory.
+        23 => descriptor(0, u64::MAX - 8, 16, NEXT, 1),
+        // Data outside memory.
+        24 => {
+            descriptor(0, SOMEWHERE, 16, NEXT, 1);
+            descriptor(1, 1 << 40, 512, NEXT | WRITE, 2);
+            descriptor(2, SOMEWHERE, 1, WRITE, 0);
+        }
+        // A next descriptor that is none.
+        25 => descriptor(0, SOMEWHERE, 16, NEXT, 64),
+        // More requests than the ring holds.
+        _ => provoke::write_to_ring_of_disk_0(AVAILABLE_INDEX, &1000u16.to_le_bytes()),
+    }
+    lane.kick();
+    loop {
+        // A device that answers has not noticed.
+        if lane.poll().is_some() {
+            return Ok(End::NeedsMore);
         }
         core::hint::spin_loop();
     }

@@ -13,6 +13,7 @@
  * State at entry (PVH): 32-bit protected mode, flat segments, paging off, ebx = start info.
  */
 .set RING0_TEXT, IMAGE
+.set MEMORY_MAP_COPY, EPITAPH + 0x400
 .set RING0_DATA, IMAGE + 0x1000
 .set PAGE_TABLES, IMAGE + 0x2000
 .set IDT_AT, RING0_DATA
@@ -119,7 +120,15 @@ hex:
 pvh_start:
     cli
     cld
-    mov $pml4, %eax
+    /* The firmware of some machines leaves the memory map in the null page, which is never mapped. */
+    mov 40(%ebx), %esi
+    cmp $0x1000, %esi
+    jae 11f
+    mov $MEMORY_MAP_COPY, %edi
+    mov $16 * 24 / 4, %ecx          /* as many entries as are looked at */
+    rep movsl
+    movl $MEMORY_MAP_COPY, 40(%ebx)
+11: mov $pml4, %eax
     mov %eax, %cr3
     mov %ebx, %esi
     mov $1, %eax

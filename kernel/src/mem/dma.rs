@@ -18,6 +18,8 @@ unsafe impl Hal for Identity {
             // SAFETY: `pages_layout` never gives a layout of size zero.
             NonNull::new(unsafe { alloc_zeroed(layout) })
         });
+        #[cfg(feature = "provoke")]
+        rings::note(pointer.map_or(0, |pointer| pointer.addr().get()));
         match pointer {
             Some(pointer) => (pointer.addr().get() as PhysAddr, pointer),
             // virtio-drivers takes address 0 for "no memory".
@@ -42,6 +44,28 @@ unsafe impl Hal for Identity {
     }
 
     unsafe fn unshare(_: PhysAddr, _: NonNull<[u8]>, _: BufferDirection) {}
+}
+
+/// Where the rings are, for guests that break them on purpose.
+#[cfg(feature = "provoke")]
+pub mod rings {
+    use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+    static NOTED: [AtomicUsize; 8] = [const { AtomicUsize::new(0) }; 8];
+    static COUNT: AtomicUsize = AtomicUsize::new(0);
+
+    pub(super) fn note(address: usize) {
+        if let Some(place) = NOTED.get(COUNT.fetch_add(1, Relaxed)) {
+            place.store(address, Relaxed);
+        }
+    }
+
+    /// What was given for device memory at the `index`th time. Each queue takes two pieces: what the driver writes, descriptors
+    /// first, then what the device does.
+    #[must_use]
+    pub fn address(index: usize) -> Option<usize> {
+        NOTED.get(index).map(|place| place.load(Relaxed)).filter(|&address| address != 0)
+    }
 }
 
 fn pages_layout(pages: usize) -> Option<Layout> {

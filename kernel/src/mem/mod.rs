@@ -6,5 +6,7 @@ mod heap;
 mod placed;
 
 pub use dma::Identity;
+#[cfg(feature = "provoke")]
+pub use dma::rings;
 pub use heap::{exhausted, init, region};
 pub use placed::placed;

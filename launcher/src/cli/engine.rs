@@ -19,16 +19,20 @@ pub(super) const ENGINE: Opt = Opt {
 
 const VARIABLE: &str = "INSTAR_ENGINE";
 
-/// The user's choice, and the other words.
-pub(super) fn chosen(mode: Mode, args: Vec<OsString>) -> Result<(Choice, Vec<OsString>), UsageError> {
+/// The user's choice, if any, and the other words.
+pub(super) fn chosen(mode: Mode, args: Vec<OsString>) -> Result<(Option<Choice>, Vec<OsString>), UsageError> {
     let variable = std::env::var_os(VARIABLE).filter(|value| !value.is_empty());
     choose(mode, variable.as_deref(), args)
 }
 
-fn choose(mode: Mode, variable: Option<&OsStr>, args: Vec<OsString>) -> Result<(Choice, Vec<OsString>), UsageError> {
+fn choose(
+    mode: Mode,
+    variable: Option<&OsStr>,
+    args: Vec<OsString>,
+) -> Result<(Option<Choice>, Vec<OsString>), UsageError> {
     let mut choice = variable.map(|value| named(VARIABLE, value)).transpose()?;
     if mode == Mode::QemuImg {
-        return Ok((choice.unwrap_or_default(), args));
+        return Ok((choice, args));
     }
     let mut left = Vec::with_capacity(args.len());
     let mut args = args.into_iter();
@@ -49,7 +53,7 @@ fn choose(mode: Mode, variable: Option<&OsStr>, args: Vec<OsString>) -> Result<(
             },
         }
     }
-    Ok((choice.unwrap_or_default(), left))
+    Ok((choice, left))
 }
 
 fn named(what: &str, value: &OsStr) -> Result<Choice, UsageError> {
@@ -82,18 +86,18 @@ mod tests {
         let variable = Some(OsStr::new("auto"));
         let chosen =
             choose(Mode::Instar, variable, words(&["--engine", "qemu", "-f", "raw", "--engine=firecracker", "a"]));
-        assert_eq!(chosen, Ok((firecracker(), words(&["-f", "raw", "a"]))));
-        assert_eq!(choose(Mode::Instar, variable, words(&["a"])), Ok((Choice::Auto, words(&["a"]))));
-        assert_eq!(choose(Mode::Instar, None, words(&["a"])), Ok((Choice::Builtin, words(&["a"]))));
+        assert_eq!(chosen, Ok((Some(firecracker()), words(&["-f", "raw", "a"]))));
+        assert_eq!(choose(Mode::Instar, variable, words(&["a"])), Ok((Some(Choice::Auto), words(&["a"]))));
+        assert_eq!(choose(Mode::Instar, None, words(&["a"])), Ok((None, words(&["a"]))));
     }
 
     #[test]
     fn behind_two_dashes_and_in_compatibility_mode_it_is_a_file() {
         let file = words(&["--", "--engine"]);
-        assert_eq!(choose(Mode::Instar, None, file.clone()), Ok((Choice::Builtin, file)));
+        assert_eq!(choose(Mode::Instar, None, file.clone()), Ok((None, file)));
         let typed = words(&["--engine", "qemu"]);
         let variable = Some(OsStr::new("firecracker"));
-        assert_eq!(choose(Mode::QemuImg, variable, typed.clone()), Ok((firecracker(), typed)));
+        assert_eq!(choose(Mode::QemuImg, variable, typed.clone()), Ok((Some(firecracker()), typed)));
     }
 
     #[test]

@@ -90,7 +90,9 @@ pub fn main_on(
             terminal.set_mode(mode);
             match engine::chosen(mode, args) {
                 Ok((choice, args)) => {
-                    machine.choose(choice);
+                    if let Some(choice) = choice {
+                        machine.choose(choice);
+                    }
                     run(mode, &subcommand, &args, machine, terminal)
                 }
                 Err(error) => terminal.usage(&subcommand.to_string_lossy(), &error),

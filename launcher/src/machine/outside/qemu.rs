@@ -1,6 +1,7 @@
 //! QEMU: microvm, whose devices it appends to the command line, and q35, whose devices are on PCI.
 
 use super::program::{Plan, QemuMachine};
+use crate::vmm::queue::QUEUE_SIZE_MAX;
 use std::process::Command;
 
 /// Byte 0 to port 0x501, where `isa-debug-exit` is. The exit status is none of anybody's business.
@@ -15,7 +16,7 @@ pub fn arguments(command: &mut Command, machine: QemuMachine, accelerator: &str,
         QemuMachine::Microvm => {
             ("microvm,pit=off,pic=off,rtc=off,isa-serial=on,x-option-roms=off,acpi=off,ioapic2=on", "vhost-user-blk")
         }
-        QemuMachine::Q35 => ("q35", "vhost-user-blk-pci"),
+        QemuMachine::Q35 => ("q35", "vhost-user-blk-pci,disable-legacy=on"),
     };
     let memory = plan.memory_mib;
     command.args(["-M", &format!("{machine},memory-backend=m"), "-accel", accelerator, "-cpu", "max"]);
@@ -31,7 +32,8 @@ pub fn arguments(command: &mut Command, machine: QemuMachine, accelerator: &str,
     for (index, socket) in plan.sockets.iter().enumerate() {
         // Paths are ours: they hold no comma.
         command.args(["-chardev", &format!("socket,id=c{index},path={}", socket.display())]);
-        command.args(["-device", &format!("{device},chardev=c{index},num-queues=1")]);
+        // q35's firmware takes all that a queue may hold, and tries each disk.
+        command.args(["-device", &format!("{device},chardev=c{index},num-queues=1,queue-size={QUEUE_SIZE_MAX}")]);
     }
     command.arg("-kernel").arg(plan.kernel).args(["-append", &plan.line]);
 }

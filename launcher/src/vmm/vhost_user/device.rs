@@ -64,6 +64,13 @@ struct Ring {
     queue: Option<BlockQueue>,
 }
 
+impl Ring {
+    /// Where the queue stood, if it ran; it does no longer.
+    fn stop(&mut self) -> Option<u16> {
+        self.queue.take().map(|queue| queue.position())
+    }
+}
+
 impl Device {
     /// Device `index` of a run, with `queues` queues on a disk.
     pub fn new(index: u32, disk: Arc<dyn Disk>, queues: usize) -> Self {
@@ -79,11 +86,6 @@ impl Device {
     /// How the guest broke the contract, if it did.
     pub fn fault(&self) -> Option<GuestFault> {
         self.fault
-    }
-
-    /// Whether the guest's driver has set a queue up.
-    pub fn runs(&self) -> bool {
-        self.rings.iter().any(|ring| ring.queue.is_some())
     }
 
     /// The descriptors that tell of work, by queue.
@@ -200,9 +202,6 @@ impl VhostUserBackendReqHandlerMut for Device {
         files: Vec<File>,
         _: Option<bool>,
     ) -> Result<Option<Vec<VhostUserMemoryRegionBase>>> {
-        if self.runs() {
-            return Err(Error::InvalidOperation("memory of a running device"));
-        }
         let pieces = regions.iter().zip(files).map(|(region, file)| Piece {
             address: region.guest_phys_addr,
             len: region.memory_size,
@@ -217,6 +216,13 @@ impl VhostUserBackendReqHandlerMut for Device {
         };
         self.pieces = regions.iter().map(mapped).collect();
         self.memory = Some(memory);
+        // Firmware opens and closes windows while a device runs: it goes on where it stood, in the new memory.
+        for index in 0..self.rings.len() {
+            if let Some(start) = self.rings.get_mut(index).and_then(Ring::stop) {
+                self.ring(index as u32)?.start = start;
+                self.start(index)?;
+            }
+        }
         Ok(None)
     }
 
@@ -249,9 +255,7 @@ impl VhostUserBackendReqHandlerMut for Device {
         let ring = self.ring(index)?;
         ring.kick = None;
         ring.call = None;
-        if let Some(queue) = ring.queue.take() {
-            ring.start = queue.position();
-        }
+        ring.start = ring.stop().unwrap_or(ring.start);
         Ok(VhostUserVringState::new(index, ring.start.into()))
     }
 

@@ -1,0 +1,315 @@
+//! The same request on every engine gives the same bytes; guests that misbehave are found out on every engine.
+//!
+//! Each run is a process of its own: the test starts this very binary again, which is then the launcher on the engine
+//! that it is told. An engine whose program is missing says so.
+
+use instar::cli::{self, terminal::Terminal};
+use instar::disk::Disk;
+use instar::disk::file::SourceFile;
+use instar::job::{Job, Machine as _, Then, limits};
+use instar::machine::{Accelerator, Choice, Engine, Images, MachineError, Program, QemuMachine, Transport};
+use instar_abi::request::{Access, Disk as RequestDisk, DiskId, Layer, LayerId, Op, RawGate, Request};
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::Write as _;
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+const ENGINE: &str = "INSTAR_TEST_ENGINE";
+const ARGUMENTS: &str = "INSTAR_TEST_ARGUMENTS";
+const DIRECTORY: &str = "INSTAR_TEST_DIRECTORY";
+const PROVOKE: &str = "INSTAR_TEST_PROVOKE";
+
+/// Longest that anything here may take.
+const PATIENCE: Duration = Duration::from_secs(100);
+
+/// What makes the machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    Builtin(Transport),
+    Outside(Program),
+}
+
+const KVM: Program = Program::Qemu(QemuMachine::Microvm, Accelerator::Kvm);
+const TCG: Program = Program::Qemu(QemuMachine::Microvm, Accelerator::Tcg);
+const Q35: Program = Program::Qemu(QemuMachine::Q35, Accelerator::Tcg);
+
+const PLACES: [(&str, Place); 9] = [
+    ("table", Place::Builtin(Transport::Table)),
+    ("strict-mmio", Place::Builtin(Transport::StrictMmio)),
+    ("pci", Place::Builtin(Transport::Pci)),
+    ("pci-by-ports", Place::Builtin(Transport::PciByPorts)),
+    ("qemu-kvm", Place::Outside(KVM)),
+    ("qemu-tcg", Place::Outside(TCG)),
+    ("qemu-q35", Place::Outside(Q35)),
+    ("cloud-hypervisor", Place::Outside(Program::CloudHypervisor)),
+    ("firecracker", Place::Outside(Program::Firecracker)),
+];
+
+/// The engine of a place, for a child.
+fn engine(name: &str) -> Engine {
+    let engine = Engine::new(|error: &MachineError| eprintln!("{error:?}"));
+    match PLACES.iter().find(|(known, _)| *known == name).expect("a place").1 {
+        Place::Builtin(transport) => engine.on(transport),
+        Place::Outside(program) => {
+            let mut engine = engine;
+            engine.choose(Choice::Outside(program));
+            engine
+        }
+    }
+}
+
+/// Places to try; those that lack their program are named.
+fn places() -> Vec<&'static str> {
+    let here = |&(name, place): &(&'static str, Place)| match place {
+        Place::Builtin(_) => Some(name),
+        Place::Outside(program) => match program.check() {
+            Ok(_) => Some(name),
+            Err(_) => {
+                println!("skipped: no {name}");
+                None
+            }
+        },
+    };
+    PLACES.iter().filter_map(here).collect()
+}
+
+/// What a run left.
+struct Ran {
+    code: Option<i32>,
+    out: Vec<u8>,
+    err: String,
+}
+
+/// Runs the launcher with `arguments` on an engine, in a directory.
+fn launch(test: &str, place: &str, directory: &Path, arguments: &[&str]) -> Ran {
+    let exe = std::env::current_exe().expect("a test binary knows itself");
+    let started = Instant::now();
+    let output = Command::new("timeout")
+        .args(["-k", "1", "100"])
+        .arg(exe)
+        .args([test, "--exact", "--nocapture", "--test-threads=1"])
+        .env(ENGINE, place)
+        .env(ARGUMENTS, arguments.join("\x1f"))
+        .env(DIRECTORY, directory)
+        .current_dir(directory)
+        .output()
+        .expect("it runs");
+    assert!(started.elapsed() < PATIENCE, "{place}: {arguments:?} did not end");
+    let read = |name: &str| std::fs::read(directory.join(name)).unwrap_or_default();
+    let err = [read("stderr"), output.stderr].concat();
+    Ran { code: output.status.code(), out: read("stdout"), err: String::from_utf8_lossy(&err).into_owned() }
+}
+
+/// In a child: is the launcher, and does not return.
+fn be_launcher_if_told() {
+    let Some(place) = std::env::var_os(ENGINE) else { return };
+    let directory = std::env::var_os(DIRECTORY).expect("a child is told");
+    let arguments = std::env::var(ARGUMENTS).expect("a child is told");
+    let place = place.into_string().expect("ASCII");
+    let stream = |name: &str| Box::new(File::create(Path::new(&directory).join(name)).expect("made"));
+    let mut terminal = Terminal::new(cli::Mode::Instar, stream("stdout"), stream("stderr"));
+    let words = ["instar"].into_iter().chain(arguments.split('\x1f')).map(OsString::from);
+    let code = cli::main_on(words, &mut engine(&place), &mut terminal);
+    std::process::exit(i32::from(format!("{code:?}") != format!("{:?}", std::process::ExitCode::SUCCESS)));
+}
+
+fn scratch() -> tempfile::TempDir {
+    tempfile::Builder::new().prefix("instar-test-").tempdir().expect("a scratch directory")
+}
+
+/// Whether there are op images; if not, the test says so and is skipped.
+fn has_images() -> bool {
+    let has = Images::names().next().is_some();
+    if !has {
+        println!("skipped: needs the op images; `cargo xtask test` builds them");
+    }
+    has
+}
+
+/// Runs a shell script that makes images; without qemu-img the test is skipped.
+fn make(directory: &Path, script: &str) -> bool {
+    match Command::new("qemu-img").arg("--version").output() {
+        Ok(_) => {}
+        Err(_) => {
+            println!("skipped: needs qemu-img");
+            return false;
+        }
+    }
+    let output = Command::new("sh").args(["-euc", script]).current_dir(directory).output().expect("sh runs");
+    assert!(output.status.success(), "{script}\n{}", String::from_utf8_lossy(&output.stderr));
+    true
+}
+
+/// A chain of two layers with some content, and a raw disk.
+const IMAGES: &str = "
+    qemu-img create -q -f qcow2 base.qcow2 24M
+    qemu-io -f qcow2 -c 'write -P 0x11 0 3M' -c 'write -P 0x22 9M 64k' base.qcow2
+    qemu-img create -q -f qcow2 -b base.qcow2 -F qcow2 top.qcow2
+    qemu-io -f qcow2 -c 'write -P 0x33 1M 512k' -c 'write -z 9M 32k' -c 'write -P 0x44 20M 1M' top.qcow2
+    qemu-img convert -O raw top.qcow2 flat.raw
+    qemu-img convert -c -O qcow2 top.qcow2 small.qcow2
+";
+
+#[test]
+fn info_says_the_same_on_every_engine() {
+    be_launcher_if_told();
+    let directory = scratch();
+    if !has_images() || !make(directory.path(), IMAGES) {
+        return;
+    }
+    let arguments = ["info", "--output=json", "--backing-chain", "top.qcow2"];
+    let mut first = None;
+    for place in places() {
+        let ran = launch("info_says_the_same_on_every_engine", place, directory.path(), &arguments);
+        assert_eq!(ran.code, Some(0), "{place}: {}", ran.err);
+        assert!(ran.out.starts_with(b"[") && ran.out.len() > 500, "{place}");
+        assert!(*first.get_or_insert_with(|| ran.out.clone()) == ran.out, "{place} says something else");
+    }
+}
+
+#[test]
+fn convert_writes_the_same_on_every_engine() {
+    be_launcher_if_told();
+    let directory = scratch();
+    if !has_images() || !make(directory.path(), IMAGES) {
+        return;
+    }
+    let cases: [&[&str]; 3] = [
+        &["convert", "-O", "raw", "top.qcow2", "out"],
+        &["convert", "-O", "qcow2", "-f", "raw", "flat.raw", "out"],
+        &["convert", "-O", "qcow2", "-c", "small.qcow2", "out"],
+    ];
+    for arguments in cases {
+        let mut first = None;
+        for place in places() {
+            let ran = launch("convert_writes_the_same_on_every_engine", place, directory.path(), arguments);
+            assert_eq!(ran.code, Some(0), "{place}: {arguments:?}: {}", ran.err);
+            let made = std::fs::read(directory.path().join("out")).expect("made");
+            if first.is_none() {
+                // Another program's word for the content.
+                make(directory.path(), "qemu-img compare out flat.raw");
+            }
+            assert!(*first.get_or_insert_with(|| made.clone()) == made, "{place}: {arguments:?}");
+            std::fs::remove_file(directory.path().join("out")).expect("there");
+        }
+    }
+}
+
+#[test]
+fn a_length_that_is_no_multiple_of_a_sector_is_kept_by_every_program() {
+    be_launcher_if_told();
+    let directory = scratch();
+    if !has_images() {
+        return;
+    }
+    let content: Vec<u8> = (0..100_001u32).map(|index| (index / 3) as u8).collect();
+    std::fs::write(directory.path().join("odd.raw"), &content).expect("written");
+    let test = "a_length_that_is_no_multiple_of_a_sector_is_kept_by_every_program";
+    let arguments = ["convert", "-f", "raw", "-O", "raw", "odd.raw", "out"];
+    for place in places() {
+        let ran = launch(test, place, directory.path(), &arguments);
+        let strict =
+            !matches!(PLACES.iter().find(|(name, _)| *name == place), Some((_, Place::Outside(_)))) && place != "table";
+        if strict {
+            // The narrowest machines hide the tail of what they open themselves: an error, never other bytes.
+            assert_eq!(ran.code, Some(1), "{place}");
+            assert!(!directory.path().join("out").exists(), "{place}");
+            continue;
+        }
+        assert_eq!(ran.code, Some(0), "{place}: {}", ran.err);
+        let made = std::fs::read(directory.path().join("out")).expect("made");
+        // Raw targets are padded to a sector, as qemu-img does.
+        assert!(made[..content.len()] == content && made[content.len()..].iter().all(|&byte| byte == 0), "{place}");
+        assert!(made.len() < content.len() + 512, "{place}");
+        std::fs::remove_file(directory.path().join("out")).expect("there");
+    }
+}
+
+/// In a child: boots the guest that misbehaves, says what came of it, and does not return.
+fn be_provoked_if_told() {
+    let Some(place) = std::env::var_os(ENGINE) else { return };
+    let how = std::env::var(PROVOKE).expect("a child is told").parse().expect("a number");
+    let images = std::env::var_os("INSTAR_TEST_IMAGES").expect("the parent has looked");
+    let image = std::fs::read(Path::new(&images).join("provoke")).expect("provoke is built");
+    let mut file = tempfile::tempfile().expect("a file");
+    file.write_all(&[3; 512]).expect("written");
+    let disk: Arc<dyn Disk> = Arc::new(SourceFile::new(file, 512));
+    let request = Request {
+        op: Op::Info { image: LayerId(0) },
+        disks: vec![RequestDisk { len: 512, access: Access::ReadOnly, data: None }],
+        layers: vec![Layer { disk: DiskId(0), format: None, raw_gate: RawGate::Open, window: None }],
+        answers: vec![],
+        budget: limits::INFO_BUDGET,
+        seed: [0; 32],
+        now: how,
+        lanes: 1,
+    };
+    let limits = limits::Limits { memory_len: 128 << 20, time: Duration::from_secs(3), ..limits::INFO };
+    let job = Job { op: "info", disks: vec![disk], request, limits };
+    let mut engine = engine(&place.into_string().expect("ASCII")).booting(image.leak());
+    let end = engine.run(&job, Then::GoOn, &mut |frame| eprintln!("{frame:?}"));
+    eprintln!("saw: {end:?}");
+    std::process::exit(0)
+}
+
+/// What a guest that misbehaves comes to on a place.
+fn provoke(test: &str, place: &str, how: u64) -> String {
+    let exe = std::env::current_exe().expect("a test binary knows itself");
+    let started = Instant::now();
+    let output = Command::new("timeout")
+        .args(["-k", "1", "60"])
+        .arg(exe)
+        .args([test, "--exact", "--nocapture", "--test-threads=1"])
+        .env(ENGINE, place)
+        .env(PROVOKE, how.to_string())
+        .output()
+        .expect("it runs");
+    assert!(started.elapsed() < PATIENCE, "{place}: {how} did not end");
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn has_test_images() -> bool {
+    let has = std::env::var_os("INSTAR_TEST_IMAGES").is_some();
+    if !has {
+        println!("skipped: needs test images; `cargo xtask test` builds them");
+    }
+    has
+}
+
+macro_rules! provoked {
+    ($($name:ident: $how:expr => $($part:literal),+;)*) => {$(
+        #[test]
+        fn $name() {
+            be_provoked_if_told();
+            if !has_test_images() {
+                return;
+            }
+            for place in places() {
+                let saw = provoke(stringify!($name), place, $how);
+                for part in [$($part),+] {
+                    assert!(saw.contains(part), "{place}: {part:?} is not in {saw}");
+                }
+            }
+        }
+    )*};
+}
+
+provoked! {
+    a_guest_that_ends_well_is_done_everywhere: 0 => "saw: Ok(Done";
+    a_panic_is_reported_with_its_place_everywhere: 1 => "Died", "Panic", "saw: Err(Reported)";
+    a_page_fault_is_reported_with_its_address_everywhere: 2 => "death: Fault", "vector_or_line: 14", "cr2: 8";
+    an_exhausted_heap_is_reported_everywhere: 4 => "HeapExhausted";
+    a_guest_that_hangs_is_stopped_everywhere: 5 => "TimeOut";
+    a_read_only_disk_is_never_written_anywhere: 10 => "saw: Ok(Failed(WrongOp))";
+    garbage_instead_of_frames_is_refused_everywhere: 11 => "Reply(Frame(Len";
+    a_chain_that_bites_its_tail_ends_the_run: 20 => "GuestFault(Chain { device: 1 })";
+    a_header_without_length_ends_the_run: 21 => "GuestFault(Chain { device: 1 })";
+    data_as_long_as_the_address_space_ends_the_run: 22 => "GuestFault(Chain { device: 1 })";
+    a_header_outside_memory_ends_the_run: 23 => "GuestFault(Chain { device: 1 })";
+    data_outside_memory_end_the_run: 24 => "GuestFault(Chain { device: 1 })";
+    a_descriptor_outside_its_table_ends_the_run: 25 => "GuestFault(Chain { device: 1 })";
+    more_requests_than_the_ring_holds_end_the_run: 26 => "GuestFault(Ring { device: 1 })";
+}
