@@ -35,6 +35,7 @@ pub mod qed;
 pub mod raw;
 pub mod store;
 pub mod vdi;
+pub mod vhdx;
 pub mod vpc;
 
 #[cfg(test)]

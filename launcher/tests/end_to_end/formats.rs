@@ -5,11 +5,13 @@ use crate::judge::instar;
 use std::path::Path;
 
 /// Options of `qemu-img convert` that make each.
-const KINDS: [&str; 9] = [
+const KINDS: [&str; 11] = [
     "-O vdi",
     "-O vdi -o static=on",
     "-O vpc",
     "-O vpc -o force_size=on",
+    "-O vhdx",
+    "-O vhdx -o block_size=1M",
     "-O parallels",
     "-O qed",
     "-O qed -o cluster_size=16k,table_size=2",

@@ -53,6 +53,8 @@ pub enum BlockError {
         /// The entry.
         found: u64,
     },
+    /// A log has changes that must be made before the image can be read.
+    Log,
     /// What the image does not hold is in a parent, by an identifier and not by a name that could be opened.
     Differencing,
 }
@@ -70,6 +72,10 @@ pub enum Structure {
     Table,
     /// A lower table.
     LowerTable,
+    /// The region table of a VHDX.
+    RegionTable,
+    /// The metadata of a VHDX.
+    Metadata,
 }
 
 /// A field of such an image's header.
@@ -89,6 +95,10 @@ pub enum Field {
     LowerTableSize,
     /// Where the blocks are.
     DataOffset,
+    /// Where the log is.
+    LogOffset,
+    /// Bytes of the log.
+    LogSize,
     /// How content is encrypted.
     Encryption,
     /// Where the name of the layer below is.

@@ -32,6 +32,8 @@ pub(super) fn error(format: Format, error: BlockError) -> Message {
             ))
             .with_hint(TRUNCATED)
         }
+        BlockError::Log => Message::new("opened read-only, but contains a log that needs to be replayed")
+            .with_hint("qemu-img check -r all FILE replays the log"),
         BlockError::Differencing => Message::new("differencing images are not supported yet by this version")
             .with_hint("what it does not hold is in its parent, and would read as zeros"),
     }
@@ -44,6 +46,8 @@ const fn structure_name(structure: Structure) -> &'static str {
         Structure::DynamicHeader => "dynamic header",
         Structure::Table => "block table",
         Structure::LowerTable => "L2 table",
+        Structure::RegionTable => "region table",
+        Structure::Metadata => "metadata",
     }
 }
 
@@ -56,6 +60,8 @@ const fn field_name(field: Field) -> &'static str {
         Field::TableSize => "table size",
         Field::LowerTableSize => "L2 table size",
         Field::DataOffset => "data offset",
+        Field::LogOffset => "log offset",
+        Field::LogSize => "log size",
         Field::Encryption => "encryption method",
         Field::BackingNameOffset => "backing file name offset",
         Field::BackingNameLen => "backing file name length",

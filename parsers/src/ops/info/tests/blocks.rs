@@ -31,6 +31,10 @@ fn every_option_is_described_as_by_qemu_img() {
         "-f vpc -o force_size=on 5M",
         "-f vpc 200G",
         "-f vpc -o force_size=on 512",
+        "-f vhdx 5M",
+        "-f vhdx -o block_size=1M 3G",
+        "-f vhdx -o subformat=fixed 3M",
+        "-f vhdx -o log_size=2M 1000",
         "-f parallels 5M",
         "-f parallels -o cluster_size=64k 5M",
         "-f parallels 0",
@@ -135,8 +139,55 @@ fn check_bent(dir: &Path, format: &str, bytes: Vec<u8>, what: &str) {
         (Err(_), Err(_)) => {}
         // Detection: without its magic it is another format, or raw.
         (Err(_), Ok(End::Done { .. })) if as_json(&machine.frames)["format"] != format => {}
-        // A file that ends too early does not read as zeros.
-        (Ok(_), Err(Error::Block { error: BlockError::Truncated { .. }, .. })) => {}
+        // A file that ends too early does not read as zeros, nor do blocks that the table has no entries for.
+        (Ok(_), Err(Error::Block { error: BlockError::Truncated { .. } | BlockError::TableShort { .. }, .. })) => {}
+        // Tables are read when content is; there are two region tables.
+        (Err(theirs), Ok(End::Done { .. })) if theirs.contains("overlaps") || what.contains("region table") => {}
         (theirs, ours) => panic!("{what}: qemu-img {theirs:?}, we {ours:?}"),
+    }
+}
+
+/// Headers, region table and metadata of a VHDX, bent and signed again.
+#[test]
+fn a_bent_vhdx_is_judged_as_by_qemu_img() {
+    let Some(dir) = scratch() else { return };
+    let dir = dir.path();
+    qemu_img(dir, "create -q -f vhdx -o block_size=1M a.vhdx 5M").unwrap();
+    qemu_io(dir, "a.vhdx", "write -P 7 1M 64k").unwrap();
+    let whole = std::fs::read(dir.join("a.vhdx")).unwrap();
+    let crc = crc::Crc::<u32>::new(&crc::CRC_32_ISCSI);
+    let sign = |bytes: &mut [u8], at: usize, len: usize| {
+        bytes[at + 4..at + 8].fill(0);
+        let sum = crc.checksum(&bytes[at..at + len]);
+        bytes[at + 4..at + 8].copy_from_slice(&sum.to_le_bytes());
+    };
+    let find = |needle: &[u8]| whole.windows(needle.len()).position(|bytes| bytes == needle).expect("there");
+    let metadata = find(b"metadata");
+    let headers = (0x10000..0x10050).chain(0x20000..0x20050);
+    let regions = 0x30000..0x30050;
+    let items =
+        (metadata..metadata + 12).chain(metadata + 32..metadata + 200).chain(metadata + 0x10000..metadata + 0x10030);
+    for at in (0..8).chain(headers).chain(regions).chain(items) {
+        for change in [1, 0x80] {
+            let mut bytes = whole.clone();
+            bytes[at] ^= change;
+            match at {
+                0x10000..0x20000 => sign(&mut bytes, 0x10000, 4096),
+                0x20000..0x30000 => sign(&mut bytes, 0x20000, 4096),
+                0x30000..0x40000 => sign(&mut bytes, 0x30000, 65536),
+                _ => {}
+            }
+            std::fs::write(dir.join("b.img"), &bytes).unwrap();
+            let part = if (0x30000..0x30004).contains(&at) { "region table" } else { "vhdx" };
+            check_bent(dir, "vhdx", bytes, &format!("{part}: byte {at:#x} ^ {change:#x}"));
+        }
+    }
+    // One broken copy of the headers is no harm; two are.
+    for (broken, opens) in [(&[0x10010][..], true), (&[0x20010], true), (&[0x10010, 0x20010], false)] {
+        let mut bytes = whole.clone();
+        broken.iter().for_each(|&at| bytes[at] ^= 1);
+        std::fs::write(dir.join("b.img"), &bytes).unwrap();
+        assert_eq!(qemu_img(dir, "info b.img").is_ok(), opens);
+        assert_eq!(ours(bytes).0.is_ok(), opens, "{broken:?}");
     }
 }
