@@ -49,8 +49,8 @@ const PLACES: [(&str, Place); 9] = [
 ];
 
 /// The engine of a place, for a child.
-fn engine(name: &str) -> Engine {
-    let engine = Engine::new(|error: &MachineError| eprintln!("{error:?}"));
+fn engine(name: &str, report: fn(&MachineError)) -> Engine {
+    let engine = Engine::new(report);
     match PLACES.iter().find(|(known, _)| *known == name).expect("a place").1 {
         Place::Builtin(transport) => engine.on(transport),
         Place::Outside(program) => {
@@ -85,19 +85,38 @@ struct Ran {
 
 /// Runs the launcher with `arguments` on an engine, in a directory.
 fn launch(test: &str, place: &str, directory: &Path, arguments: &[&str]) -> Ran {
+    launch_with(test, place, directory, arguments, &[], "100")
+}
+
+/// The same with more in its environment, and stopped by SIGTERM after `seconds`.
+fn launch_with(
+    test: &str,
+    place: &str,
+    directory: &Path,
+    arguments: &[&str],
+    environment: &[(&str, &Path)],
+    seconds: &str,
+) -> Ran {
     let exe = std::env::current_exe().expect("a test binary knows itself");
     let started = Instant::now();
     let output = Command::new("timeout")
-        .args(["-k", "1", "100"])
+        .args(["-k", "20", "--preserve-status", seconds])
         .arg(exe)
         .args([test, "--exact", "--nocapture", "--test-threads=1"])
         .env(ENGINE, place)
         .env(ARGUMENTS, arguments.join("\x1f"))
         .env(DIRECTORY, directory)
+        .env("TMPDIR", directory)
+        .env_remove("XDG_RUNTIME_DIR")
+        .envs(environment.iter().copied())
         .current_dir(directory)
         .output()
         .expect("it runs");
     assert!(started.elapsed() < PATIENCE, "{place}: {arguments:?} did not end");
+    for entry in std::fs::read_dir(directory).expect("there") {
+        let name = entry.expect("there").file_name();
+        assert!(!name.to_string_lossy().starts_with("instar-"), "{place}: {name:?} is left behind");
+    }
     let read = |name: &str| std::fs::read(directory.join(name)).unwrap_or_default();
     let err = [read("stderr"), output.stderr].concat();
     Ran { code: output.status.code(), out: read("stdout"), err: String::from_utf8_lossy(&err).into_owned() }
@@ -112,7 +131,7 @@ fn be_launcher_if_told() {
     let stream = |name: &str| Box::new(File::create(Path::new(&directory).join(name)).expect("made"));
     let mut terminal = Terminal::new(cli::Mode::Instar, stream("stdout"), stream("stderr"));
     let words = ["instar"].into_iter().chain(arguments.split('\x1f')).map(OsString::from);
-    let code = cli::main_on(words, &mut engine(&place), &mut terminal);
+    let code = cli::main_on(words, &mut engine(&place, cli::report_from_child), &mut terminal);
     std::process::exit(i32::from(format!("{code:?}") != format!("{:?}", std::process::ExitCode::SUCCESS)));
 }
 
@@ -228,6 +247,71 @@ fn a_length_that_is_no_multiple_of_a_sector_is_kept_by_every_program() {
     }
 }
 
+/// A program in the directory that poses as QEMU, and then does what the script says.
+fn pose_as_qemu(directory: &Path, version: &str, script: &str) -> std::path::PathBuf {
+    use std::os::unix::fs::PermissionsExt as _;
+    let path = directory.join("qemu");
+    let text = format!("#!/bin/sh\nif [ \"$1\" = --version ]; then echo '{version}'; exit; fi\n{script}\n");
+    std::fs::write(&path, text).expect("written");
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o700)).expect("set");
+    path
+}
+
+const QEMU_10: &str = "QEMU emulator version 10.0.2";
+
+#[test]
+fn a_program_that_gives_no_result_is_told_with_its_last_words() {
+    be_launcher_if_told();
+    let directory = scratch();
+    if !has_images() {
+        return;
+    }
+    std::fs::write(directory.path().join("a.raw"), [0; 512]).expect("written");
+    let test = "a_program_that_gives_no_result_is_told_with_its_last_words";
+    let told = |version: &str, script: &str| {
+        let program = pose_as_qemu(directory.path(), version, script);
+        let arguments = ["info", "-f", "raw", "a.raw"];
+        let ran = launch_with(test, "qemu-tcg", directory.path(), &arguments, &[("INSTAR_QEMU", &program)], "60");
+        assert_eq!(ran.code, Some(1), "{}", ran.err);
+        ran.err
+    };
+    let ended = told(QEMU_10, "for n in 1 2 3 4 5; do echo \"word $n\x1b\" >&2; done; exit 0");
+    assert!(ended.contains("instar: qemu ended, and its guest gave no result\nword 2"), "{ended}");
+    assert!(ended.contains("\nword 5") && !ended.contains('\x1b') && !ended.contains("word 1"), "{ended}");
+    let old = told("QEMU emulator version 9.2.0", "exit 0");
+    assert!(old.contains("engine qemu needs version 10.0 or later, and found 'QEMU emulator version 9.2.0'"), "{old}");
+    assert!(old.contains("hint: INSTAR_QEMU names another binary"), "{old}");
+    std::fs::remove_file(directory.path().join("qemu")).expect("there");
+    let nowhere = directory.path().join("nowhere");
+    let arguments = ["info", "-f", "raw", "a.raw"];
+    let ran = launch_with(test, "qemu-tcg", directory.path(), &arguments, &[("INSTAR_QEMU", &nowhere)], "60");
+    assert!(ran.err.contains("hint: INSTAR_QEMU names the binary"), "{}", ran.err);
+}
+
+#[test]
+fn a_run_that_is_stopped_leaves_no_program_and_no_directory() {
+    be_launcher_if_told();
+    let directory = scratch();
+    if !has_images() {
+        return;
+    }
+    std::fs::write(directory.path().join("a.raw"), [0; 512]).expect("written");
+    let here = directory.path().display();
+    let script = format!("cd '{here}'; sleep 1000 & echo $$ $! >pids.new; mv pids.new pids; kill -TERM $PPID; wait");
+    let program = pose_as_qemu(directory.path(), QEMU_10, &script);
+    let test = "a_run_that_is_stopped_leaves_no_program_and_no_directory";
+    let arguments = ["convert", "-f", "raw", "-O", "qcow2", "a.raw", "out"];
+    let ran = launch_with(test, "qemu-tcg", directory.path(), &arguments, &[("INSTAR_QEMU", &program)], "60");
+    assert_eq!(ran.code, Some(1), "{}", ran.err);
+    assert!(!directory.path().join("out").exists());
+    let pids = std::fs::read_to_string(directory.path().join("pids")).expect("the program has run");
+    for pid in pids.split_whitespace() {
+        // What nobody has waited for yet is dead all the same.
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        assert!(stat.is_empty() || stat.contains(") Z "), "{stat} is still there");
+    }
+}
+
 /// In a child: boots the guest that misbehaves, says what came of it, and does not return.
 fn be_provoked_if_told() {
     let Some(place) = std::env::var_os(ENGINE) else { return };
@@ -249,7 +333,8 @@ fn be_provoked_if_told() {
     };
     let limits = limits::Limits { memory_len: 128 << 20, time: Duration::from_secs(3), ..limits::INFO };
     let job = Job { op: "info", disks: vec![disk], request, limits };
-    let mut engine = engine(&place.into_string().expect("ASCII")).booting(image.leak());
+    let place = place.into_string().expect("ASCII");
+    let mut engine = engine(&place, |error| eprintln!("{error:?}")).booting(image.leak());
     let end = engine.run(&job, Then::GoOn, &mut |frame| eprintln!("{frame:?}"));
     eprintln!("saw: {end:?}");
     std::process::exit(0)

@@ -1,6 +1,7 @@
 //! Guest memory: one mapping, touched only by volatile copies and by the kernel's vectored I/O.
 
 use crate::disk::Segments;
+use rustix::fs::SeekFrom;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -65,6 +66,10 @@ impl Memory {
         let mut regions = Vec::with_capacity(pieces.len());
         for Piece { address, len, file, offset } in pieces {
             let size = usize::try_from(len).map_err(io::Error::other)?;
+            let end = offset.checked_add(len).ok_or(io::ErrorKind::InvalidInput)?;
+            if rustix::fs::seek(&file, SeekFrom::End(0))? < end {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
             let mapping = MmapRegion::from_file(FileOffset::new(file, offset), size).map_err(io::Error::other)?;
             let region = GuestRegionMmap::new(mapping, GuestAddress(address));
             regions.push(region.ok_or(io::ErrorKind::InvalidInput)?);

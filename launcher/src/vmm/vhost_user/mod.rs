@@ -240,3 +240,6 @@ fn fd_of(connection: &BackendReqHandler<Mutex<Device>>) -> BorrowedFd<'_> {
     // SAFETY: the descriptor of a socket that the handler owns and keeps open while it is borrowed.
     unsafe { BorrowedFd::borrow_raw(connection.as_raw_fd()) }
 }
+
+#[cfg(test)]
+mod tests;
