@@ -12,6 +12,7 @@
 pub mod blocks;
 pub mod image;
 pub mod layout;
+pub mod machine;
 pub mod model;
 pub mod starters;
 pub mod targets;
@@ -30,4 +31,8 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("options_parse", targets::options_parse),
     ("virtio_queue", targets::virtio_queue),
     ("result_stream", targets::result_stream),
+    ("convert_stream", targets::convert_stream),
+    ("window_read", targets::window_read),
+    ("chain_resolve", targets::chain_resolve),
+    ("create_emitters", targets::create_emitters),
 ];

@@ -3,6 +3,7 @@
 //! `cargo xtask fuzz starters` writes them to `fuzz/starters/`; with `--check` it only compares.
 
 mod disks;
+mod jobs;
 mod qcow2;
 mod streams;
 mod words;
@@ -31,6 +32,10 @@ pub fn all() -> BTreeMap<&'static str, BTreeMap<String, Vec<u8>>> {
         ("options_parse", words::all()),
         ("result_stream", streams::replies()),
         ("virtio_queue", streams::scripts()),
+        ("convert_stream", jobs::conversions()),
+        ("window_read", jobs::windows()),
+        ("chain_resolve", jobs::chains()),
+        ("create_emitters", jobs::new_images()),
     ];
     sets.into_iter().map(|(target, set)| (target, set.into_iter().collect())).collect()
 }

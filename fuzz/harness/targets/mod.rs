@@ -1,5 +1,8 @@
 //! The targets: each decodes its input, drives one room, and checks what comes out.
 
+mod chain_resolve;
+mod convert_stream;
+mod create_emitters;
 mod format_detect;
 mod options_parse;
 mod qcow2_decompress;
@@ -9,7 +12,11 @@ mod qcow2_refcount;
 mod raw_partition;
 mod result_stream;
 mod virtio_queue;
+mod window_read;
 
+pub use chain_resolve::chain_resolve;
+pub use convert_stream::convert_stream;
+pub use create_emitters::create_emitters;
 pub use format_detect::format_detect;
 pub use options_parse::options_parse;
 pub use qcow2_decompress::qcow2_decompress;
@@ -19,6 +26,7 @@ pub use qcow2_refcount::qcow2_refcount;
 pub use raw_partition::raw_partition;
 pub use result_stream::result_stream;
 pub use virtio_queue::virtio_queue;
+pub use window_read::window_read;
 
 use instar_abi::error::{Error, ReadError};
 use instar_abi::request::{DiskId, LayerId};

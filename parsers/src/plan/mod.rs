@@ -8,11 +8,13 @@
 //! ```
 //!
 //! A plan is computed without writing, checked ([`Plan::check`]), applied as it stands ([`fn@apply`]), and in tests
-//! replayed against every crash (`sim`).
+//! replayed against every crash (`sim`, `invariants`).
 
 mod apply;
 mod check;
-#[cfg(test)]
+#[cfg(any(test, feature = "invariants"))]
+pub mod invariants;
+#[cfg(any(test, feature = "invariants"))]
 pub mod sim;
 
 pub use apply::{apply, flush};

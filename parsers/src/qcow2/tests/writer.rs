@@ -1,7 +1,7 @@
 //! The plans of a new image, and what a crash leaves of them.
 
 use crate::codec::Codecs;
-use crate::plan::sim::every_crash;
+use crate::plan::invariants::{check_crash_order, check_memory, check_repeatable};
 use crate::qcow2::Qcow2;
 use crate::qcow2::create::{Finish, Layout, Names, Writer};
 use crate::store::Budget;
@@ -46,16 +46,13 @@ const PLACES: [u64; 4] = [0, 65536, 1 << 30, (4 << 30) - 65536];
 
 #[test]
 fn plans_satisfy_the_rules_and_are_the_same_twice() {
-    let (_, mut first) = written(&PLACES);
-    let (_, mut second) = written(&PLACES);
-    let mut plans = 0;
-    while let Some(plan) = first.next_plan() {
-        plan.check(96).unwrap();
-        assert_eq!(Some(plan), second.next_plan());
-        plans += 1;
-    }
-    assert_eq!(plans, 1);
-    assert_eq!(second.next_plan(), None);
+    let plans = check_repeatable(|| {
+        let (_, mut finish) = written(&PLACES);
+        std::iter::from_fn(|| finish.next_plan()).collect::<Vec<_>>()
+    });
+    assert_eq!(plans.len(), 1);
+    plans[0].check(96).unwrap();
+    check_memory(&plans, 1 << 21);
 }
 
 /// An image of small clusters with streams that share them, plain clusters in between, and a tail in no whole sector.
@@ -94,8 +91,9 @@ fn after_any_crash_there_is_no_image_or_a_clean_one() {
     for (file, mut finish) in images {
         let plan = finish.next_plan().unwrap();
         plan.check(96).unwrap();
+        check_memory(std::slice::from_ref(&plan), 1 << 21);
         let (mut none, mut complete) = (0, Vec::new());
-        every_crash(&plan, &file, 1, |epochs, crashed| {
+        check_crash_order(&plan, &file, 1, |epochs, crashed| {
             if crashed.starts_with(b"QFI\xfb") {
                 assert!(epochs > 0, "a header before the tables");
                 complete.push(crashed);
@@ -181,8 +179,9 @@ fn after_any_crash_a_header_that_is_there_is_whole() {
         let plan = finish.next_plan().unwrap();
         assert_eq!(finish.next_plan(), None);
         plan.check(96).unwrap();
+        check_memory(std::slice::from_ref(&plan), 1 << 21);
         let (mut none, mut complete) = (0, Vec::new());
-        every_crash(&plan, &file, 5, |epochs, crashed| {
+        check_crash_order(&plan, &file, 5, |epochs, crashed| {
             if crashed.starts_with(b"QFI\xfb") {
                 assert!(epochs > 0, "a header before the tables");
                 complete.push(crashed);
@@ -233,8 +232,9 @@ fn after_any_crash_an_image_that_exists_is_the_old_one_or_the_new() {
         let mut finish = writer.finish().unwrap();
         let plan = finish.next_plan().unwrap();
         plan.check(96).unwrap();
+        check_memory(std::slice::from_ref(&plan), 1 << 21);
         let mut states = [0, 0];
-        every_crash(&plan, &file, 9, |_, crashed| {
+        check_crash_order(&plan, &file, 9, |_, crashed| {
             assert!(crashed[512..old.len()] == old[512..], "the old state is touched");
             let is_new = crashed[..512] != old[..512];
             states[usize::from(is_new)] += 1;
@@ -281,6 +281,8 @@ fn a_large_image_is_finished_in_bounded_memory() {
     let mut end = 0;
     while let Some(plan) = finish.next_plan() {
         plan.check(96).unwrap();
+        // The L1 table is the largest piece.
+        check_memory(std::slice::from_ref(&plan), 1 << 24);
         end = plan.final_len;
     }
     assert_eq!(end, finish.file_len());

@@ -1,0 +1,177 @@
+//! A machine for whole operations: sources of fuzz input, outputs in memory, one lane or several.
+
+use instar_abi::reply::{Frame, decode_batch};
+use instar_abi::request::{Access, Disk};
+use instar_io::{
+    Action, BlockError, BlockRequest, Blocks, Completion, Env, LaneWork, ReplyError, SECTOR_LEN, SubmitError, Token,
+};
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Requests that a lane may have under way, as the guest's queues have.
+const DEPTH: usize = 64;
+/// Polls in a row that find nothing; a lane that waits for itself would go on for ever.
+const IDLE_POLLS_MAX: u32 = 1000;
+
+/// A disk's bytes, which all lanes share.
+type Bytes = Arc<Mutex<Vec<u8>>>;
+
+/// The machine of one job.
+pub struct FuzzMachine {
+    lanes: Vec<FuzzLane>,
+    /// Every frame that the operation sent and waited for.
+    pub frames: Vec<Frame>,
+}
+
+impl FuzzMachine {
+    /// A machine with these disks and what they hold; its request number `fails_at`, over all lanes, fails.
+    #[must_use]
+    pub fn new(disks: &[(Disk, &[u8])], lanes: u8, fails_at: Option<u64>) -> Self {
+        let disks: Vec<(Disk, Bytes)> =
+            disks.iter().map(|(disk, bytes)| (disk.clone(), Arc::new(Mutex::new(bytes.to_vec())))).collect();
+        let served = Arc::new(AtomicU64::new(0));
+        let lane = |_| FuzzLane {
+            disks: disks.clone(),
+            served: Arc::clone(&served),
+            fails_at,
+            next: 0,
+            submitted: VecDeque::new(),
+            started: VecDeque::new(),
+            idle_polls: 0,
+        };
+        Self { lanes: (0..lanes.max(1)).map(lane).collect(), frames: Vec::new() }
+    }
+
+    /// What a disk holds now.
+    #[must_use]
+    pub fn bytes(&self, disk: usize) -> Vec<u8> {
+        self.lanes[0].disks[disk].1.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Requests served so far.
+    #[must_use]
+    pub fn served(&self) -> u64 {
+        self.lanes[0].served.load(Ordering::Relaxed)
+    }
+}
+
+/// A lane's queues; requests finish in the order in which they were started.
+pub struct FuzzLane {
+    disks: Vec<(Disk, Bytes)>,
+    served: Arc<AtomicU64>,
+    fails_at: Option<u64>,
+    next: u64,
+    submitted: VecDeque<(Token, BlockRequest)>,
+    started: VecDeque<(Token, BlockRequest)>,
+    idle_polls: u32,
+}
+
+impl FuzzLane {
+    fn serve(&self, request: &mut BlockRequest) -> Result<(), BlockError> {
+        let number = self.served.fetch_add(1, Ordering::Relaxed);
+        if self.fails_at == Some(number) {
+            return Err(BlockError::Io);
+        }
+        let (disk, bytes) = &self.disks[request.disk as usize];
+        let end = request.offset.checked_add(request.len()).ok_or(BlockError::Io)?;
+        let limit = match disk.access {
+            Access::ReadOnly => disk.len.next_multiple_of(SECTOR_LEN),
+            Access::Output { capacity } => capacity,
+        };
+        assert!(end <= limit, "{request:?} leaves its disk of {limit} bytes");
+        let mut bytes = bytes.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut at = request.offset as usize;
+        for segment in &mut request.segments {
+            match request.action {
+                Action::Read => {
+                    segment.fill(0);
+                    let from = at.min(bytes.len());
+                    let len = segment.len().min(bytes.len() - from);
+                    segment[..len].copy_from_slice(&bytes[from..from + len]);
+                }
+                Action::Write => {
+                    assert!(disk.access != Access::ReadOnly, "{request:?} to a source");
+                    let end = at + segment.len();
+                    if bytes.len() < end {
+                        bytes.resize(end, 0);
+                    }
+                    bytes[at..end].copy_from_slice(segment);
+                }
+                Action::Flush => {}
+            }
+            at += segment.len();
+        }
+        Ok(())
+    }
+}
+
+impl Blocks for FuzzLane {
+    fn submit(&mut self, request: BlockRequest) -> Result<Token, SubmitError> {
+        let whole = |len: u64| len.is_multiple_of(SECTOR_LEN);
+        let sound = (request.disk as usize) < self.disks.len()
+            && whole(request.offset)
+            && request.segments.iter().all(|segment| !segment.is_empty() && whole(segment.len() as u64))
+            && request.is_empty() == (request.action == Action::Flush);
+        assert!(sound, "malformed request: {request:?}");
+        if self.submitted.len() + self.started.len() >= DEPTH {
+            return Err(SubmitError::Full(request));
+        }
+        let token = Token(self.next);
+        self.next += 1;
+        self.submitted.push_back((token, request));
+        Ok(token)
+    }
+
+    fn kick(&mut self) {
+        self.started.append(&mut self.submitted);
+    }
+
+    fn poll(&mut self) -> Option<Completion> {
+        let Some((token, mut request)) = self.started.pop_front() else {
+            self.idle_polls += 1;
+            assert!(self.idle_polls < IDLE_POLLS_MAX, "waits for what was never started");
+            return None;
+        };
+        self.idle_polls = 0;
+        let result = self.serve(&mut request);
+        Some(Completion { token, request, result })
+    }
+
+    fn relax(&mut self) {
+        std::thread::yield_now();
+    }
+
+    fn post(&mut self, batch: Vec<u8>) {
+        decode_batch(&batch, |_| {}).expect("frames decode");
+    }
+}
+
+impl Env for FuzzMachine {
+    type Lane = FuzzLane;
+
+    fn lane(&mut self) -> &mut FuzzLane {
+        &mut self.lanes[0]
+    }
+
+    fn lanes(&self) -> usize {
+        self.lanes.len()
+    }
+
+    fn run_lanes(&mut self, work: LaneWork<'_, FuzzLane>) {
+        if let [lane] = self.lanes.as_mut_slice() {
+            // A thread an input is dear.
+            return work(0, lane);
+        }
+        std::thread::scope(|scope| {
+            for (index, lane) in self.lanes.iter_mut().enumerate() {
+                scope.spawn(move || work(index, lane));
+            }
+        });
+    }
+
+    fn reply(&mut self, batch: Vec<u8>) -> Result<(), ReplyError> {
+        decode_batch(&batch, |frame| self.frames.push(frame)).expect("frames decode");
+        Ok(())
+    }
+}
