@@ -208,6 +208,47 @@ fn whatever_request_fails_is_one_line_and_leaves_no_target() {
     assert!(counts.iter().all(|&count| count >= 2), "{text}");
 }
 
+/// A qcow2 image under `-n` is the old or the new one, and clean but for leaks.
+#[test]
+fn whatever_request_fails_an_existing_image_is_old_or_new() {
+    const NAME: &str = "convert_faults::whatever_request_fails_an_existing_image_is_old_or_new";
+    if std::env::var_os(CASE).is_some() {
+        let judge = |words: &str| {
+            let output = Command::new("qemu-img").args(words.split(' ')).output().expect("it runs");
+            output.status.code().expect("it ends")
+        };
+        for failing in [Failing::Io, Failing::Full] {
+            let mut failed = 0;
+            loop {
+                std::fs::copy("before", "there").expect("writable");
+                let bend = |inner| Arc::new(Faulty::new(inner, failed, failing)) as Arc<dyn Disk>;
+                let (code, errors) = call("instar convert -n -f raw -O qcow2 a there", 1, bend);
+                assert!(matches!(judge("check -q -f qcow2 there"), 0 | 3), "request {failed}: {errors}");
+                let is = |other: &str| judge(&format!("compare -q -f qcow2 -F qcow2 {other} there")) == 0;
+                if code == ExitCode::SUCCESS {
+                    assert!(is("after"));
+                    break;
+                }
+                assert!(is("before") || is("after"), "request {failed}: neither old nor new");
+                failed += 1;
+            }
+            println!("\nfailed: {failed} {failing:?}");
+        }
+        return;
+    }
+    let Some(_) = instar(&["qemu-img", "qemu-io"]) else { return };
+    let directory = scratch();
+    make(
+        directory.path(),
+        "seq 1 60000 >a; truncate -s 3M a; qemu-img create -q -f qcow2 -o cluster_size=4k before 4M; \
+         qemu-io -c 'write -P 9 1M 2M' before >/dev/null; cp before after; qemu-img convert -n -f raw -O qcow2 a after",
+    );
+    let text = in_process(NAME, directory.path());
+    let counts: Vec<u32> =
+        text.lines().filter_map(|line| line.strip_prefix("failed: ")?.split(' ').next()?.parse().ok()).collect();
+    assert!(counts.len() == 2 && counts.iter().all(|&count| count >= 4), "{text}");
+}
+
 /// Sectors that can't be read, as often as it is tried: qemu-img's own fault injection has the same.
 #[test]
 fn bad_sectors_are_salvaged_in_qemu_imgs_words() {
