@@ -36,6 +36,7 @@ pub mod raw;
 pub mod store;
 pub mod vdi;
 pub mod vhdx;
+pub mod vmdk;
 pub mod vpc;
 
 #[cfg(test)]

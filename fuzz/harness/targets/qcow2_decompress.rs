@@ -88,7 +88,7 @@ fn judge(geometry: &mut Geometry, [decoder, full]: [&mut Decoder; 2], word: u64,
     if result.is_ok() {
         assert!(cluster == again, "the same stream, other bytes");
         match header.compression() {
-            Codec::Deflate => check_deflate(window, cluster),
+            Codec::Deflate | Codec::Zlib => check_deflate(window, cluster),
             Codec::Zstd => check_zstd(full, window, cluster, again),
         }
     }

@@ -160,7 +160,7 @@ fn check_identity(frame: &Frame) {
 
 /// What info prints of these frames is text that acts on no terminal, and JSON.
 fn print(frames: Vec<Frame>) {
-    let mut collector = Collector::new();
+    let mut collector = Collector::new(b"file".to_vec());
     for frame in frames {
         if collector.take(frame).is_err() {
             return;

@@ -88,4 +88,6 @@ pub enum Value {
     Number(u64),
     /// Bytes of text, unescaped.
     Text(Vec<u8>),
+    /// The name of the image's own file, which the guest does not know.
+    FileName,
 }

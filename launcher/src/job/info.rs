@@ -156,7 +156,8 @@ impl Pending {
 }
 
 fn run(job: &Job, then: Then, names: Names, machine: &mut dyn Machine) -> Result<Report, Failure> {
-    let mut collector = Collector::new();
+    let file_name = names.disks.first().cloned().unwrap_or_default();
+    let mut collector = Collector::new(file_name);
     let mut lie = None;
     let mut on_frame = |frame: Frame| {
         if lie.is_none() {

@@ -55,7 +55,7 @@ pub enum Lie {
 }
 
 /// Takes the frames of one info run.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Collector {
     image: Option<facts::Image>,
     snapshots: Vec<facts::Snapshot>,
@@ -63,10 +63,10 @@ pub struct Collector {
 }
 
 impl Collector {
-    /// A collector that has seen nothing.
+    /// A collector that has seen nothing of the image in `file_name`.
     #[must_use]
-    pub fn new() -> Self {
-        Self::default()
+    pub fn new(file_name: Vec<u8>) -> Self {
+        Self { image: None, snapshots: Vec::new(), tree: Tree::new(file_name) }
     }
 
     /// Takes one frame.
@@ -112,6 +112,7 @@ impl Collector {
 struct Tree {
     open: Vec<Open>, // invariant: never empty; the first is the root object
     count: usize,
+    file_name: Vec<u8>,
 }
 
 #[derive(Debug)]
@@ -126,13 +127,11 @@ enum Members {
     List(Vec<Value>),
 }
 
-impl Default for Tree {
-    fn default() -> Self {
-        Self { open: vec![Open { key: Vec::new(), members: Members::Object(QDict::new()) }], count: 0 }
-    }
-}
-
 impl Tree {
+    fn new(file_name: Vec<u8>) -> Self {
+        Self { open: vec![Open { key: Vec::new(), members: Members::Object(QDict::new()) }], count: 0, file_name }
+    }
+
     fn add(&mut self, node: facts::Node) -> Result<(), Lie> {
         self.count += 1;
         if self.count > NODES_MAX {
@@ -165,6 +164,7 @@ impl Tree {
             facts::Value::Bool(truth) => Value::Bool(truth),
             facts::Value::Number(number) => number.into(),
             facts::Value::Text(text) => Value::Text(text),
+            facts::Value::FileName => Value::Text(self.file_name.clone()),
         };
         self.innermost().members.put(node.key, value);
         Ok(())
@@ -246,7 +246,7 @@ mod tests {
     }
 
     fn specific(nodes: Vec<facts::Node>) -> Result<String, Lie> {
-        let mut collector = Collector::new();
+        let mut collector = Collector::new(b"x".to_vec());
         collector.take(Frame::Image(image()))?;
         for node in nodes {
             collector.take(Frame::Specific(vec![node]))?;
@@ -293,11 +293,11 @@ mod tests {
 
     #[test]
     fn frames_out_of_place_are_lies() {
-        assert_eq!(Collector::new().take(Frame::Specific(vec![])), Err(Lie::OutOfPlace));
-        assert_eq!(Collector::new().take(Frame::Snapshots(vec![])), Err(Lie::OutOfPlace));
-        assert_eq!(Collector::new().take(Frame::End(End::NeedsMore)), Err(Lie::OutOfPlace));
-        assert_eq!(Collector::new().finish(), Err(Lie::NoImage));
-        let mut collector = Collector::new();
+        assert_eq!(Collector::new(b"x".to_vec()).take(Frame::Specific(vec![])), Err(Lie::OutOfPlace));
+        assert_eq!(Collector::new(b"x".to_vec()).take(Frame::Snapshots(vec![])), Err(Lie::OutOfPlace));
+        assert_eq!(Collector::new(b"x".to_vec()).take(Frame::End(End::NeedsMore)), Err(Lie::OutOfPlace));
+        assert_eq!(Collector::new(b"x".to_vec()).finish(), Err(Lie::NoImage));
+        let mut collector = Collector::new(b"x".to_vec());
         collector.take(Frame::Image(facts::Image { specific: None, ..image() })).expect("the first");
         assert_eq!(collector.take(Frame::Specific(vec![])), Err(Lie::OutOfPlace));
         assert_eq!(collector.take(Frame::Image(image())), Err(Lie::SecondImage));
@@ -305,7 +305,7 @@ mod tests {
 
     #[test]
     fn counts_are_bounded_over_all_frames() {
-        let mut collector = Collector::new();
+        let mut collector = Collector::new(b"x".to_vec());
         collector.take(Frame::Image(image())).expect("the first");
         collector.take(Frame::Snapshots(vec![snapshot(); SNAPSHOTS_MAX])).expect("as many as allowed");
         assert_eq!(collector.take(Frame::Snapshots(vec![snapshot()])), Err(Lie::TooMany));

@@ -93,7 +93,7 @@ fn raw(virtual_size: u64) -> Report {
 }
 
 fn report(image: facts::Image, snapshots: Vec<facts::Snapshot>, nodes: Vec<Node>) -> Report {
-    let mut collector = Collector::new();
+    let mut collector = Collector::new(b"x".to_vec());
     collector.take(Frame::Image(image)).expect("in order");
     if !snapshots.is_empty() {
         collector.take(Frame::Snapshots(snapshots)).expect("in order");

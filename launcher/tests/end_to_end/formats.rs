@@ -5,11 +5,13 @@ use crate::judge::instar;
 use std::path::Path;
 
 /// Options of `qemu-img convert` that make each.
-const KINDS: [&str; 11] = [
+const KINDS: [&str; 13] = [
     "-O vdi",
     "-O vdi -o static=on",
     "-O vpc",
     "-O vpc -o force_size=on",
+    "-O vmdk",
+    "-O vmdk -o subformat=streamOptimized",
     "-O vhdx",
     "-O vhdx -o block_size=1M",
     "-O parallels",
@@ -60,12 +62,31 @@ fn chains_go_across_formats() {
         directory,
         "seq 1 200000 >text; qemu-img convert -f raw -O vdi text base.vdi; \
          qemu-img create -q -f qcow2 -b base.vdi -F vdi middle.qcow2; qemu-io -c 'write -P 1 64k 64k' middle.qcow2 >/dev/null; \
+         qemu-img convert -f raw -O vmdk text base.vmdk; qemu-img create -q -f vmdk -b base.vmdk -F vmdk top.vmdk; \
+         qemu-io -c 'write -P 3 256k 64k' top.vmdk >/dev/null; \
          qemu-img create -q -f qed -b text -F raw top.qed; qemu-io -c 'write -P 2 128k 64k' top.qed >/dev/null",
     );
-    for top in ["middle.qcow2", "top.qed"] {
+    for top in ["middle.qcow2", "top.qed", "top.vmdk"] {
         let ours = run(directory, &instar, &["convert", "-O", "qcow2", top, "out"]);
         assert!(ours.status.success(), "{top}: {}", String::from_utf8_lossy(&ours.stderr));
         let same = run(directory, Path::new("qemu-img"), &["compare", top, "out"]);
         assert_eq!(String::from_utf8_lossy(&same.stdout), "Images are identical.\n", "{top}");
+    }
+}
+
+/// A VMDK records which content its parent had.
+#[test]
+fn a_parent_that_was_changed_is_refused_as_by_qemu_img() {
+    let Some(instar) = instar(&["qemu-img", "qemu-io"]) else { return };
+    let directory = scratch();
+    let directory = directory.path();
+    make(
+        directory,
+        "qemu-img create -q -f vmdk base.vmdk 4M; qemu-io -c 'write 0 64k' base.vmdk >/dev/null; \
+         qemu-img create -q -f vmdk -b base.vmdk -F vmdk top.vmdk; qemu-io -c 'write -P 1 0 1M' base.vmdk >/dev/null",
+    );
+    for program in [&instar, Path::new("qemu-img")] {
+        let output = run(directory, program, &["convert", "-O", "raw", "top.vmdk", "out"]);
+        assert_eq!(output.status.code(), Some(1), "{program:?}: {}", String::from_utf8_lossy(&output.stderr));
     }
 }

@@ -15,25 +15,41 @@ const LEVEL: i32 = 6;
 /// Clusters of at most 8 KiB lose more by it than that: the level that gives what zlib's default gives.
 const SMALL_LEVEL: i32 = 9;
 const SMALL_LEN: usize = 8 << 10;
+/// Of streams whose header tells of their window.
+const WINDOW_BITS_MAX: u8 = 15;
 /// As QEMU: all the memory there can be.
 const MEMORY_LEVEL: i32 = 9;
 
 /// A decoder, made when the first stream comes.
-#[derive(Default)]
 pub struct Decoder {
     inflate: Option<Box<Inflate>>,
+    /// Whether streams have zlib's header.
+    has_header: bool,
 }
 
 impl Decoder {
+    /// For raw deflate.
+    pub const fn raw() -> Self {
+        Self { inflate: None, has_header: false }
+    }
+
+    /// For streams with zlib's header and checksum.
+    pub const fn zlib() -> Self {
+        Self { inflate: None, has_header: true }
+    }
+
     /// Fills `cluster`. What the stream holds beyond it does not matter, nor whether it ends; distances may reach back
     /// to the cluster's start, whatever the window, as zlib has it for a stream that is decoded in one call.
     pub fn decode(&mut self, stream: &[u8], cluster: &mut [u8]) -> Result<(), CodecError> {
         let inflate = match &mut self.inflate {
             Some(inflate) => {
-                inflate.reset(false);
+                inflate.reset(self.has_header);
                 inflate
             }
-            none => none.insert(Box::new(Inflate::new(false, WINDOW_BITS))),
+            none => {
+                let window_bits = if self.has_header { WINDOW_BITS_MAX } else { WINDOW_BITS };
+                none.insert(Box::new(Inflate::new(self.has_header, window_bits)))
+            }
         };
         let ended = inflate.decompress(stream, cluster, InflateFlush::Finish);
         let (found, expected) = (inflate.total_out(), cluster.len() as u64);

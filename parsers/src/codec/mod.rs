@@ -41,7 +41,7 @@ impl Codecs {
     /// A lane's decoders.
     #[must_use]
     pub fn decoder(&self) -> Decoder {
-        Decoder { new_zstd: self.zstd, deflate: deflate::Decoder::default(), zstd: None }
+        Decoder { new_zstd: self.zstd, deflate: deflate::Decoder::raw(), zlib: deflate::Decoder::zlib(), zstd: None }
     }
 
     /// Whether there are encoders.
@@ -67,6 +67,7 @@ trait Decode {
 pub struct Decoder {
     new_zstd: fn() -> Box<dyn Decode>,
     deflate: deflate::Decoder,
+    zlib: deflate::Decoder,
     zstd: Option<Box<dyn Decode>>,
 }
 
@@ -78,6 +79,7 @@ impl Decoder {
     pub fn decode(&mut self, codec: Codec, stream: &[u8], cluster: &mut [u8]) -> Result<(), CodecError> {
         match codec {
             Codec::Deflate => self.deflate.decode(stream, cluster),
+            Codec::Zlib => self.zlib.decode(stream, cluster),
             Codec::Zstd => self.zstd.get_or_insert_with(self.new_zstd).decode(stream, cluster),
         }
     }

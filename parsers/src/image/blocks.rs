@@ -5,7 +5,7 @@ use crate::store::ReadAt;
 use alloc::vec::Vec;
 use core::ops::Range;
 use instar_abi::error::{BlockError, Error};
-use instar_abi::facts::{self, Backing};
+use instar_abi::facts::{self, Backing, Node};
 use instar_abi::format::Format;
 use instar_abi::request::LayerId;
 
@@ -16,6 +16,21 @@ const RUN_MAX: u64 = 1024;
 pub trait Blocks: Send {
     /// What info tells of it; the name of the layer below, too.
     fn facts(&self) -> &facts::Image;
+
+    /// What info tells of the format's own.
+    fn specific(&self) -> Vec<Node> {
+        Vec::new()
+    }
+
+    /// An identifier of the content, which layers above record.
+    fn identity(&self) -> Option<u32> {
+        None
+    }
+
+    /// The identifier that the layer below had when this one was made.
+    fn parent_identity(&self) -> Option<u32> {
+        None
+    }
 
     /// Bytes of a block, at least 1.
     fn block_size(&self) -> u64;

@@ -1,13 +1,13 @@
 //! Layers on top of each other: holes are filled from below.
 
-use super::{Codec, Driver, Extent, Image, Kind, Opened, open};
+use super::{Blocks, Codec, Driver, Extent, Image, Kind, Opened, open};
 use crate::align;
 use crate::qcow2::{Crypt, Qcow2};
 use crate::store::ReadAt;
 use alloc::vec::Vec;
 use core::ops::Range;
 use instar_abi::control::SECTOR_LEN;
-use instar_abi::error::{ChainError, Error, Qcow2Error};
+use instar_abi::error::{BlockError, ChainError, Error, Qcow2Error};
 use instar_abi::facts::Backing;
 use instar_abi::reply::Need;
 use instar_abi::request::{DiskId, Given, HostExtent, LayerId, NeedKind, Request, SnapshotName};
@@ -56,6 +56,7 @@ impl Chain {
         let mut layers = Vec::new();
         let mut needs = Vec::new();
         let mut next = Some(top);
+        let mut expected = None;
         while let Some(id) = next.take() {
             io.budget().take_layer()?;
             // The request is checked: every id is in range.
@@ -71,6 +72,8 @@ impl Chain {
                     next = backing(request, image, &mut needs)?;
                 }
                 Driver::Blocks(image) => {
+                    check_identity(id, &**image, expected.take())?;
+                    expected = image.parent_identity();
                     let facts = image.facts();
                     if facts.encrypted {
                         return Err(Error::Encrypted { layer: id });
@@ -238,6 +241,17 @@ fn host_run(data: &[HostExtent], offset: u64) -> (bool, u64) {
     match at.map(|extent| extent.start.saturating_add(extent.len)) {
         Some(end) if offset < end => (true, end),
         _ => (false, data.get(after).map_or(u64::MAX, |next| next.start)),
+    }
+}
+
+/// A layer below is the one that the layer above was made on, where both tell.
+fn check_identity(layer: LayerId, image: &dyn Blocks, expected: Option<u32>) -> Result<(), Error> {
+    match (expected, image.identity()) {
+        (Some(expected), Some(found)) if expected != found => {
+            let error = BlockError::ParentChanged { expected, found };
+            Err(Error::Block { layer, format: image.facts().format, error })
+        }
+        _ => Ok(()),
     }
 }
 

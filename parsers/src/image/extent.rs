@@ -7,6 +7,8 @@ use instar_abi::request::DiskId;
 pub enum Codec {
     /// A raw deflate stream.
     Deflate,
+    /// A deflate stream with zlib's header and checksum.
+    Zlib,
     /// A Zstandard frame.
     Zstd,
 }

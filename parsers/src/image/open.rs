@@ -11,6 +11,7 @@ use crate::raw::Raw;
 use crate::store::{Part, ReadAt};
 use crate::vdi::Vdi;
 use crate::vhdx::Vhdx;
+use crate::vmdk::Vmdk;
 use crate::vpc::Vpc;
 use alloc::boxed::Box;
 use core::ops::Range;
@@ -49,6 +50,7 @@ pub fn open(io: &mut dyn ReadAt, id: LayerId, layer: &Layer) -> Result<Opened, E
         Format::Qcow2 => Driver::Qcow2(Box::new(Qcow2::open(&mut part.view(io), id, layer.disk)?)),
         Format::Vdi => Driver::Blocks(Box::new(Vdi::open(&mut part.view(io), id, layer.disk)?)),
         Format::Vpc => Driver::Blocks(Box::new(Vpc::open(&mut part.view(io), id, layer.disk)?)),
+        Format::Vmdk => Driver::Blocks(Box::new(Vmdk::open(&mut part.view(io), id, layer.disk)?)),
         Format::Vhdx => Driver::Blocks(Box::new(Vhdx::open(&mut part.view(io), id, layer.disk)?)),
         Format::Parallels => Driver::Blocks(Box::new(Parallels::open(&mut part.view(io), id, layer.disk)?)),
         Format::Qed => Driver::Blocks(Box::new(Qed::open(&mut part.view(io), id, layer.disk)?)),

@@ -108,7 +108,7 @@ fn specific(image: &Qcow2) -> Vec<Node> {
     tree.text(
         "compression-type",
         match header.compression() {
-            Codec::Deflate => "zlib",
+            Codec::Deflate | Codec::Zlib => "zlib",
             Codec::Zstd => "zstd",
         },
     );

@@ -53,6 +53,15 @@ pub enum BlockError {
         /// The entry.
         found: u64,
     },
+    /// The content is in files of its own.
+    SeveralFiles,
+    /// The layer below is not the one that the image was made on.
+    ParentChanged {
+        /// The identifier that it had.
+        expected: u32,
+        /// The identifier that it has.
+        found: u32,
+    },
     /// A log has changes that must be made before the image can be read.
     Log,
     /// What the image does not hold is in a parent, by an identifier and not by a name that could be opened.
@@ -72,6 +81,10 @@ pub enum Structure {
     Table,
     /// A lower table.
     LowerTable,
+    /// The footer of a stream-optimized VMDK.
+    StreamFooter,
+    /// The text that describes a VMDK.
+    Descriptor,
     /// The region table of a VHDX.
     RegionTable,
     /// The metadata of a VHDX.

@@ -32,6 +32,12 @@ pub(super) fn error(format: Format, error: BlockError) -> Message {
             ))
             .with_hint(TRUNCATED)
         }
+        BlockError::SeveralFiles => {
+            Message::new("images of this kind are not supported yet by this version: content in files of its own")
+        }
+        BlockError::ParentChanged { expected, found } => Message::new("Invalid argument").with_hint(format!(
+            "its content changed since the layer above was made: its CID is {found:08x}, and {expected:08x} was recorded"
+        )),
         BlockError::Log => Message::new("opened read-only, but contains a log that needs to be replayed")
             .with_hint("qemu-img check -r all FILE replays the log"),
         BlockError::Differencing => Message::new("differencing images are not supported yet by this version")
@@ -46,6 +52,8 @@ const fn structure_name(structure: Structure) -> &'static str {
         Structure::DynamicHeader => "dynamic header",
         Structure::Table => "block table",
         Structure::LowerTable => "L2 table",
+        Structure::StreamFooter => "footer",
+        Structure::Descriptor => "descriptor",
         Structure::RegionTable => "region table",
         Structure::Metadata => "metadata",
     }

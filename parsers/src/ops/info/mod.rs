@@ -27,7 +27,10 @@ pub fn info<E: Env>(request: &Request, env: &mut E) -> Result<End, Error> {
     match &opened.driver {
         Driver::Raw(image) => parts.reply.push(env, &Frame::Image(raw_facts(image)))?,
         Driver::Qcow2(image) => qcow2_info(&mut parts, env, image, opened.part)?,
-        Driver::Blocks(image) => parts.reply.push(env, &Frame::Image(image.facts().clone()))?,
+        Driver::Blocks(image) => {
+            parts.reply.push(env, &Frame::Image(image.facts().clone()))?;
+            push_nodes(&mut parts, env, image.specific())?;
+        }
     }
     parts.reply.flush(env)?;
     Ok(End::Done { lengths: Vec::new() })
@@ -75,6 +78,12 @@ fn raw_facts(image: &impl Image) -> facts::Image {
 fn qcow2_info<E: Env>(parts: &mut Parts<'_>, env: &mut E, image: &Qcow2, part: Part) -> Result<(), Error> {
     let (facts, nodes) = qcow2::facts(image);
     parts.reply.push(env, &Frame::Image(facts))?;
+    push_nodes(parts, env, nodes)?;
+    push_snapshots(parts, env, image, part)
+}
+
+/// Sends a tree, in as many frames as it takes.
+fn push_nodes<E: Env>(parts: &mut Parts<'_>, env: &mut E, nodes: Vec<facts::Node>) -> Result<(), Error> {
     let mut chunk = Vec::new();
     let mut len = 0usize;
     for node in nodes {
@@ -88,6 +97,10 @@ fn qcow2_info<E: Env>(parts: &mut Parts<'_>, env: &mut E, image: &Qcow2, part: P
     if !chunk.is_empty() {
         parts.reply.push(env, &Frame::Specific(chunk))?;
     }
+    Ok(())
+}
+
+fn push_snapshots<E: Env>(parts: &mut Parts<'_>, env: &mut E, image: &Qcow2, part: Part) -> Result<(), Error> {
     // The table may have 64 MiB: a frame's worth at a time is read, and then sent.
     let mut snapshots = Snapshots::new(image.layer(), image.disk(), image.header());
     loop {

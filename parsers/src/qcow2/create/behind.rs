@@ -27,7 +27,7 @@ impl Writer {
             lazy_refcounts: header.has_lazy_refcounts(),
             extended_l2: header.has_extended_l2(),
             compression: match header.compression() {
-                Codec::Deflate => Compression::Zlib,
+                Codec::Deflate | Codec::Zlib => Compression::Zlib,
                 Codec::Zstd => Compression::Zstd,
             },
         };

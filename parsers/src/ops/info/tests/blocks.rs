@@ -2,12 +2,13 @@
 
 use super::{as_json, check, ours};
 use crate::testing::{qemu_img, qemu_io, scratch};
-use instar_abi::error::{BlockError, Error};
+use instar_abi::error::{BlockError, Error, Field};
 use instar_abi::reply::End;
 use std::path::Path;
 
 /// A header's bytes, and a program to bend them: name, `create` arguments, bytes of the header that are bent.
-const FORMATS: [(&str, &str, std::ops::Range<usize>); 5] = [
+const FORMATS: [(&str, &str, std::ops::Range<usize>); 6] = [
+    ("vmdk", "-f vmdk", 0..79),
     ("vdi", "-f vdi", 64..456),
     ("vpc", "-f vpc", 0..85),
     ("parallels", "-f parallels", 0..52),
@@ -21,6 +22,7 @@ fn every_option_is_described_as_by_qemu_img() {
     let dir = dir.path();
     qemu_img(dir, "create -q -f raw base.raw 1M").unwrap();
     qemu_img(dir, "create -q -f qed base.qed 1M").unwrap();
+    qemu_img(dir, "create -q -f vmdk base.vmdk 1M").unwrap();
     let secret = "--object secret,id=s,data=abc";
     for (index, options) in [
         "-f vdi 5M",
@@ -31,6 +33,12 @@ fn every_option_is_described_as_by_qemu_img() {
         "-f vpc -o force_size=on 5M",
         "-f vpc 200G",
         "-f vpc -o force_size=on 512",
+        "-f vmdk 5M",
+        "-f vmdk -o zeroed_grain=on 3G",
+        "-f vmdk -o compat6=on 1000",
+        "-f vmdk -o adapter_type=lsilogic 2T",
+        "-f vmdk -o subformat=streamOptimized 5M",
+        "-f vmdk -b base.vmdk -F vmdk",
         "-f vhdx 5M",
         "-f vhdx -o block_size=1M 3G",
         "-f vhdx -o subformat=fixed 3M",
@@ -134,6 +142,9 @@ fn check_bent(dir: &Path, format: &str, bytes: Vec<u8>, what: &str) {
             for host in ["children", "filename", "actual-size", "full-backing-filename"] {
                 theirs.as_object_mut().unwrap().remove(host);
             }
+            if let Some(extent) = theirs.pointer_mut("/format-specific/data/extents/0/filename") {
+                *extent = "FILE".into();
+            }
             assert_eq!(as_json(&machine.frames), theirs, "{what}");
         }
         (Err(_), Err(_)) => {}
@@ -141,6 +152,8 @@ fn check_bent(dir: &Path, format: &str, bytes: Vec<u8>, what: &str) {
         (Err(_), Ok(End::Done { .. })) if as_json(&machine.frames)["format"] != format => {}
         // A file that ends too early does not read as zeros, nor do blocks that the table has no entries for.
         (Ok(_), Err(Error::Block { error: BlockError::Truncated { .. } | BlockError::TableShort { .. }, .. })) => {}
+        // A directory of 2^32 entries has none for QEMU.
+        (Ok(_), Err(Error::Block { error: BlockError::Field { field: Field::TableSize, .. }, .. })) => {}
         // Tables are read when content is; there are two region tables.
         (Err(theirs), Ok(End::Done { .. })) if theirs.contains("overlaps") || what.contains("region table") => {}
         (theirs, ours) => panic!("{what}: qemu-img {theirs:?}, we {ours:?}"),

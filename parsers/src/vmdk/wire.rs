@@ -1,0 +1,90 @@
+//! VMDK's bytes. All numbers are little-endian.
+
+use zerocopy::little_endian::{U16, U32, U64};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+/// First bytes of a sparse extent.
+pub const MAGIC: [u8; 4] = *b"KDMV";
+/// [`Header::gd_offset`]: the header that counts is in the footer.
+pub const GD_AT_END: u64 = u64::MAX;
+/// [`Header::compression`]: grains are zlib streams.
+pub const DEFLATE: u16 = 1;
+/// Kind of the marker before a footer.
+pub const MARKER_FOOTER: u32 = 3;
+/// Where the descriptor of a sparse extent is, and as much of it as QEMU reads.
+pub const DESCRIPTOR_OFFSET: u64 = 512;
+/// Bytes of it that are read.
+pub const DESCRIPTOR_LEN: usize = 20 * 512;
+
+/// Bits of [`Header::flags`].
+pub mod flag {
+    /// An entry of 1 is a grain of zeros.
+    pub const ZERO_GRAIN: u32 = 1 << 2;
+    /// Grains are behind markers.
+    pub const MARKER: u32 = 1 << 17;
+}
+
+/// The header of a sparse extent, a sector.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct Header {
+    /// [`MAGIC`].
+    pub magic: [u8; 4],
+    /// 1 to 3.
+    pub version: U32,
+    /// Flags.
+    pub flags: U32,
+    /// Sectors of the disk.
+    pub capacity: U64,
+    /// Sectors of a grain.
+    pub grain_sectors: U64,
+    /// Sector of the descriptor; 0: it is in a file of its own.
+    pub descriptor_offset: U64,
+    /// Sectors of the descriptor.
+    pub descriptor_len: U64,
+    /// Entries of a grain table.
+    pub table_entries: U32,
+    /// Sector of the redundant grain directory.
+    pub redundant_gd_offset: U64,
+    /// Sector of the grain directory.
+    pub gd_offset: U64,
+    /// Sectors before the first grain.
+    pub grain_offset: U64,
+    /// It was not closed.
+    pub unclean: u8,
+    /// Line ends, against transfers as text.
+    pub line_ends: [u8; 4],
+    /// How grains are compressed.
+    pub compression: U16,
+    /// Zero.
+    pub reserved: [u8; 433],
+}
+
+/// A marker, with its kind where it is none of a grain.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct Marker {
+    /// Sector of a grain; sectors that follow.
+    pub value: U64,
+    /// Bytes of a grain's stream; 0: it is no grain's.
+    pub len: U32,
+    /// What follows.
+    pub kind: U32,
+    /// Zero.
+    pub reserved: [u8; 496],
+}
+
+/// The end of a stream-optimized extent.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct Footer {
+    /// Of kind [`MARKER_FOOTER`].
+    pub marker: Marker,
+    /// The header that counts.
+    pub header: Header,
+    /// All zero.
+    pub end: Marker,
+}
+
+const _: () = assert!(size_of::<Header>() == 512 && size_of::<Footer>() == 1536);
+const _: () = assert!(core::mem::offset_of!(Header, compression) == 77);
