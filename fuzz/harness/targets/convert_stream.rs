@@ -4,7 +4,7 @@ use crate::layout::Script;
 use crate::machine::FuzzMachine;
 use crate::model::check::check;
 use crate::model::content::{Layer, SECTOR_LEN, Sector};
-use instar_abi::error::Error;
+use instar_abi::error::{Error, WriteError};
 use instar_abi::format::Format;
 use instar_abi::reply::{End, FinalLength};
 use instar_abi::request::{
@@ -35,8 +35,17 @@ pub fn convert_stream(data: &[u8]) {
     let job = Job { head, source: script.rest() };
     let (lanes, fails_at) = ([1, 1, 1, 1, 1, 2, 3, 4][usize::from(head[4] % 8)], head[5].checked_sub(1));
     let first = job.run(1, None);
-    if let Ok(made) = &first {
-        job.judge(made);
+    match &first {
+        Ok(made) => job.judge(made),
+        // Options that don't fit together, or no room: a raw disk gives no other reason.
+        Err(error) => assert!(
+            !job.has(0)
+                || matches!(
+                    error,
+                    Error::Target(_) | Error::OutOfBudget(_) | Error::Write(WriteError::Capacity { .. })
+                ),
+            "a raw disk is not converted: {error:?}"
+        ),
     }
     if lanes > 1 && head[6] & 1 == 0 && matches!((&first, job.run(lanes, None)), (Ok(one), Ok(many)) if *one != many) {
         panic!("other bytes with {lanes} lanes");
