@@ -1,6 +1,7 @@
 #!/bin/sh
 # Installs what building and testing instar needs on Debian. Run as root.
-# qemu-img's behaviour differs between versions: the judge is the one of bookworm-backports, whose
+# qemu-img's behaviour differs between versions: the judge is the one of bookworm-backports, and the QEMU that
+# boots guests comes with it (the suite's own would take qemu-utils back to its version). The
 # mirror is taken from this machine's own apt sources.
 set -eu
 
@@ -25,5 +26,5 @@ fi
 
 apt-get update -q
 # shellcheck disable=SC2086 # two words
-apt-get install -q -y --no-install-recommends $from qemu-utils
+apt-get install -q -y --no-install-recommends $from qemu-utils qemu-system-x86
 apt-get install -q -y --no-install-recommends e2fsprogs fdisk g++ python3-libqcow strace time

@@ -4,7 +4,7 @@
 use crate::cli::Mode;
 use crate::cli::grammar::{Grammar, Opt, Support};
 use crate::cli::terminal::Terminal;
-use crate::machine::Images;
+use crate::machine::{Accelerator, Images, Program, ProgramError, QemuMachine};
 use crate::render::errors::errno_text;
 use crate::vmm::sandbox::{self, Layer};
 use std::ffi::OsString;
@@ -50,12 +50,34 @@ pub fn run(args: &[OsString], terminal: &mut Terminal) -> ExitCode {
         Ok(parsed) => parsed,
         Err(error) => return terminal.usage("doctor", &error),
     };
-    let findings = [kvm(), landlock(), seccomp(), images(), qemu_img()];
+    let mut findings = vec![kvm(), landlock(), seccomp(), images(), qemu_img()];
+    findings.extend(PROGRAMS.map(engine));
     let lines: Vec<String> = findings.iter().map(line).collect();
     let printed = terminal.print(&lines.concat());
     let bad = if parsed.flag("strict") { State::Less } else { State::Missing };
     let healthy = findings.iter().all(|finding| finding.state != State::Missing && finding.state != bad);
     if healthy { printed } else { ExitCode::FAILURE }
+}
+
+const PROGRAMS: [Program; 3] =
+    [Program::Qemu(QemuMachine::Microvm, Accelerator::Best), Program::CloudHypervisor, Program::Firecracker];
+
+/// An engine that is another's program: nobody needs one.
+fn engine(program: Program) -> Finding {
+    let what = match program {
+        Program::Qemu(..) => "engine qemu",
+        Program::CloudHypervisor => "engine cloud-hypervisor",
+        Program::Firecracker => "engine firecracker",
+    };
+    let found = match program.check() {
+        Ok(version) => crate::render::escape::shown(version.as_bytes()),
+        Err(ProgramError::Version { found, oldest: (major, minor), .. }) => {
+            let found = crate::render::escape::shown(found.as_bytes());
+            format!("'{found}' can't be used, {major}.{minor} or later can")
+        }
+        Err(_) => format!("not there, and not needed; {} names a binary", program.variable()),
+    };
+    Finding { what, state: State::Good, found, mend: "" }
 }
 
 fn line(finding: &Finding) -> String {
@@ -83,7 +105,7 @@ fn kvm() -> Finding {
                 _ => "look into the kernel's log: dmesg | grep -i kvm",
             };
             let why = error.raw_os_error().map_or_else(|| error.to_string(), errno_text);
-            (State::Missing, format!("/dev/kvm can't be opened ({why}); no operation can run"), mend)
+            (State::Missing, format!("/dev/kvm can't be opened ({why}); only --engine qemu can run, slowly"), mend)
         }
     };
     Finding { what: "KVM", state, found, mend }

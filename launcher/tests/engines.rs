@@ -312,6 +312,48 @@ fn a_run_that_is_stopped_leaves_no_program_and_no_directory() {
     }
 }
 
+/// The blocks of commands on the page about engines.
+fn blocks_of_the_page() -> Vec<&'static str> {
+    let page = include_str!("../../docs/engines.md");
+    page.split("```sh\n").skip(1).filter_map(|rest| rest.split("```").next()).collect()
+}
+
+#[test]
+fn the_page_s_own_commands_work() {
+    let Some(instar) = std::env::var_os("INSTAR_BIN") else {
+        println!("skipped: needs the built binaries; `cargo xtask test` builds them");
+        return;
+    };
+    let blocks = blocks_of_the_page();
+    let [images, machines @ ..] = &blocks[..] else { panic!("the page has commands") };
+    let programs = [TCG, Q35, Program::CloudHypervisor, Program::Firecracker];
+    assert_eq!(machines.len(), programs.len(), "each machine has its commands");
+    let directory = scratch();
+    if !make(directory.path(), images) {
+        return;
+    }
+    for (block, program) in machines.iter().zip(programs) {
+        if program.check().is_err() {
+            println!("skipped: no {}", program.name());
+            continue;
+        }
+        let here = Path::new(&instar).parent().expect("it is in a directory");
+        let path = std::env::join_paths(
+            [here.to_owned()].into_iter().chain(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default())),
+        );
+        let output = Command::new("timeout")
+            .args(["-k", "1", "60", "sh", "-euc", block])
+            .current_dir(directory.path())
+            .env("PATH", path.expect("no colon in it"))
+            .env("XDG_CACHE_HOME", directory.path())
+            .stdin(std::process::Stdio::null())
+            .output()
+            .expect("sh runs");
+        let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success() && out.contains("End(Done"), "{block}\n{out}{err}");
+    }
+}
+
 /// In a child: boots the guest that misbehaves, says what came of it, and does not return.
 fn be_provoked_if_told() {
     let Some(place) = std::env::var_os(ENGINE) else { return };

@@ -20,6 +20,7 @@ struct Tool {
 /// Everything that `xtask/setup-debian.sh` installs; tidy holds the two against each other.
 const TOOLS: &[Tool] = &[
     Tool { program: "qemu-img", use_: "the judge of every comparison", package: "qemu-utils" },
+    Tool { program: "qemu-system-x86_64", use_: "an engine, and its tests", package: "qemu-system-x86" },
     Tool { program: "qemu-io", use_: "makes images with clusters of every kind", package: "qemu-utils" },
     Tool { program: "strace", use_: "shows which files a run opens", package: "strace" },
     Tool { program: "mkfs.ext4", use_: "makes a real file system to convert", package: "e2fsprogs" },

@@ -8,6 +8,8 @@ use virtio_drivers::transport::{DeviceStatus, DeviceType, Transport};
 
 /// Feature bits (virtio 1.2, 5.2.3 and 6).
 mod feature {
+    /// The device is only read; the job says so too.
+    pub const READ_ONLY: u64 = 1 << 5;
     /// The device has a flush request.
     pub const FLUSH: u64 = 1 << 9;
     /// The device has several queues.
@@ -46,7 +48,8 @@ impl Device {
         transport.set_status(DeviceStatus::ACKNOWLEDGE);
         transport.set_status(DeviceStatus::ACKNOWLEDGE | DeviceStatus::DRIVER);
         let offered = transport.read_device_features();
-        let features = offered & (feature::FLUSH | feature::MQ | feature::INDIRECT_DESC | feature::VERSION_1);
+        let wanted = feature::READ_ONLY | feature::FLUSH | feature::MQ | feature::INDIRECT_DESC | feature::VERSION_1;
+        let features = offered & wanted;
         if features & feature::VERSION_1 == 0 {
             return Err(BusError::Setup);
         }

@@ -3,17 +3,18 @@
 
 use super::grammar::{Grammar, UsageError};
 use super::terminal::Terminal;
-use super::{Mode, help};
-use crate::machine::Images;
+use super::{Mode, by_hand, help};
+use crate::machine::{Accelerator, Images, Program, QemuMachine};
 use crate::render::errors::Message;
 use crate::render::escape::shown;
 use std::ffi::{OsStr, OsString};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 const GRAMMAR: Grammar = Grammar {
-    about: "List the operations' guest images, write one to a file, or show the command line it is booted with.",
-    arguments: "list | path OP | cmdline OP",
+    about: "List the operations' guest images, write one to a file, show the command lines it is booted with; make a control\n\
+            disk that asks what an image is, and read the reply on it.",
+    arguments: "list | path OP | cmdline OP | control IMAGE DISK | reply DISK",
     options: &[],
 };
 
@@ -35,13 +36,38 @@ pub(super) fn run(args: &[OsString], terminal: &mut Terminal) -> ExitCode {
             Ok(path) => terminal.print(&format!("{}\n", path.display())),
             Err(error) => terminal.say(&Message::new(format!("Could not write the image of '{op}': {error}"))),
         }),
-        [b"cmdline", op] => with_image(op, terminal, |_, _, terminal| terminal.print(COMMAND_LINE)),
-        _ => terminal.usage("image", &UsageError::with_try("Expecting list, path OP or cmdline OP")),
+        [b"cmdline", op] => with_image(op, terminal, |_, _, terminal| terminal.print(&command_lines())),
+        [b"control", _, disk] => {
+            let paths = parsed.names();
+            match by_hand::control(Path::new(paths[1]), Path::new(paths[2])) {
+                Ok(words) => terminal.print(&format!("{words}\n")),
+                Err(error) => terminal.say(&Message::new(format!("Could not make '{}': {error}", shown(disk)))),
+            }
+        }
+        [b"reply", disk] => match by_hand::reply(Path::new(parsed.names()[1])) {
+            Ok(text) => terminal.print(&text),
+            Err(error) => terminal.say(&Message::new(format!("Could not read '{}': {error}", shown(disk)))),
+        },
+        _ => terminal.usage(
+            "image",
+            &UsageError::with_try("Expecting list, path OP, cmdline OP, control IMAGE DISK or reply DISK"),
+        ),
     }
 }
 
-/// What a machine of one's own passes to the kernel; devices are found on the PCI bus, or named as Linux names them.
-const COMMAND_LINE: &str = "nonce=HEX32 lanes=1 poff=PORT,VALUE serial=1 virtio_mmio.device=SIZE@ADDRESS:IRQ\n";
+/// What each machine's kernel is told besides the nonce that `image control` prints. QEMU's microvm and Firecracker add
+/// the places of their devices themselves.
+fn command_lines() -> String {
+    let qemu = |machine| Program::Qemu(machine, Accelerator::Best);
+    let machines = [
+        ("qemu microvm", qemu(QemuMachine::Microvm)),
+        ("qemu q35", qemu(QemuMachine::Q35)),
+        ("cloud-hypervisor", Program::CloudHypervisor),
+        ("firecracker", Program::Firecracker),
+    ];
+    let lines = machines.map(|(name, program)| format!("{name:<17} nonce=HEX32 serial=1 {}\n", program.words()));
+    lines.concat()
+}
 
 fn with_image(
     op: &[u8],

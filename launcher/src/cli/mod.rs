@@ -8,6 +8,7 @@
 //! means. Only the typed subcommand's grammar is built: a run lasts milliseconds.
 #![forbid(unsafe_code)]
 
+mod by_hand;
 mod convert;
 mod convert_grammar;
 mod convert_typed;

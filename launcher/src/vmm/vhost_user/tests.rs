@@ -105,7 +105,8 @@ impl Machine {
     }
 
     fn descriptor(&self, index: u64, address: u64, len: u32, flags: u16, next: u16) {
-        let bytes = [&address.to_le_bytes()[..], &len.to_le_bytes(), &flags.to_le_bytes(), &next.to_le_bytes()].concat();
+        let bytes =
+            [&address.to_le_bytes()[..], &len.to_le_bytes(), &flags.to_le_bytes(), &next.to_le_bytes()].concat();
         self.put(DESCRIPTORS + index * 16, &bytes);
     }
 

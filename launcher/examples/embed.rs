@@ -1,0 +1,48 @@
+//! The launcher as a library: a job in, a result out. `cargo run -p instar --example embed IMAGE [ENGINE]`
+//!
+//! Embeds the op images as the launcher does: build with `INSTAR_IMAGES` naming the directory that `cargo xtask image`
+//! fills, `target/dist/images`. The run is locked down in a child, so this process goes on as before.
+
+use instar::cli::report_from_child;
+use instar::disk::file::SourceFile;
+use instar::job::{Job, Machine as _, Then, limits};
+use instar::machine::{Choice, Engine};
+use instar_abi::reply::Frame;
+use instar_abi::request::{Access, Disk, DiskId, Layer, LayerId, Op, RawGate, Request};
+use std::sync::Arc;
+
+fn main() -> Result<(), String> {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let [path, rest @ ..] = &words[..] else { return Err("usage: embed IMAGE [ENGINE]".to_owned()) };
+    let choice = match rest.first() {
+        Some(name) => Choice::from_name(name.as_bytes()).ok_or(format!("one of {}", Choice::NAMES))?,
+        None => Choice::Builtin,
+    };
+
+    let file = std::fs::File::open(path).map_err(|error| format!("{path}: {error}"))?;
+    let len = file.metadata().map_err(|error| format!("{path}: {error}"))?.len();
+    let request = Request {
+        op: Op::Info { image: LayerId(0) },
+        disks: vec![Disk { len, access: Access::ReadOnly, data: None }],
+        layers: vec![Layer { disk: DiskId(0), format: None, raw_gate: RawGate::Partitioned, window: None }],
+        answers: Vec::new(),
+        budget: limits::INFO_BUDGET,
+        seed: [0; 32],
+        now: 0,
+        lanes: 1,
+    };
+    let job = Job { op: "info", disks: vec![Arc::new(SourceFile::new(file, len))], request, limits: limits::INFO };
+
+    let mut engine = Engine::new(report_from_child);
+    engine.choose(choice);
+    let mut size = None;
+    let end = engine.run(&job, Then::GoOn, &mut |frame| {
+        // A guest's numbers: believe them as far as you believe the image.
+        if let Frame::Image(image) = frame {
+            size = Some((image.format, image.virtual_size));
+        }
+    });
+    let end = end.map_err(|error| format!("the run came to no end: {error:?}"))?;
+    println!("{path}: {size:?}, {end:?}");
+    Ok(())
+}
