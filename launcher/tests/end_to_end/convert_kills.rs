@@ -39,7 +39,10 @@ fn kill(child: &mut Child) {
     for other in others.split_whitespace() {
         let lives = || {
             let stat = std::fs::read_to_string(format!("/proc/{other}/stat")).unwrap_or_default();
-            !stat.is_empty() && !stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('Z'))
+            let dead = stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('Z'));
+            // A first thread is shown as dead while others still end, and they hold the files until then.
+            let threads = std::fs::read_dir(format!("/proc/{other}/task")).map_or(0, Iterator::count);
+            !stat.is_empty() && !(dead && threads <= 1)
         };
         let started = Instant::now();
         while lives() {
