@@ -31,6 +31,9 @@ pub fn conversions() -> Vec<(String, Vec<u8>)> {
         ("to-raw-data-file", [0xc1, 3, 4, 1, 0, 0, 0]),
         ("fails-first", [1, 3, 4, 1, 0, 1, 0]),
         ("fails-later", [1, 0, 4, 1, 0, 9, 0]),
+        ("fails-second", [3, 0, 0, 1, 0, 2, 0]),
+        ("fails-third", [3, 0, 0, 1, 0, 3, 0]),
+        ("fails-fourth", [3, 0, 0, 1, 0, 4, 0]),
     ] {
         all.push((name.to_owned(), job(head, &raw)));
     }
@@ -53,6 +56,7 @@ pub fn windows() -> Vec<(String, Vec<u8>)> {
         ("padded", input(4000, 4096, 1, 5001, None)),
         ("prefetched", input(100, 200_000, 2, 300_000, None)),
         ("window", input(3, 1000, 0, 100_000, Some((515, 4096)))),
+        ("window-past-end", input(3, 5000, 0, 100_000, Some((515, 4096)))),
         ("window-end", input(3, 5000, 1, 100_000, Some((515, 4096)))),
         ("window-open", input(3, 5000, 2, 100_000, Some((515, u64::MAX)))),
         ("window-raw", input(3, 5000, 0x80, 100_000, Some((u64::MAX - 5, 512)))),

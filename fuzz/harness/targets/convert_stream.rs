@@ -37,15 +37,7 @@ pub fn convert_stream(data: &[u8]) {
     let first = job.run(1, None);
     match &first {
         Ok(made) => job.judge(made),
-        // Options that don't fit together, or no room: a raw disk gives no other reason.
-        Err(error) => assert!(
-            !job.has(0)
-                || matches!(
-                    error,
-                    Error::Target(_) | Error::OutOfBudget(_) | Error::Write(WriteError::Capacity { .. })
-                ),
-            "a raw disk is not converted: {error:?}"
-        ),
+        Err(error) => job.judge_refusal(error),
     }
     if lanes > 1 && head[6] & 1 == 0 && matches!((&first, job.run(lanes, None)), (Ok(one), Ok(many)) if *one != many) {
         panic!("other bytes with {lanes} lanes");
@@ -148,6 +140,23 @@ impl Job<'_> {
         };
         let served = machine.served();
         Ok(Made { target: output(TARGET).expect("the target has a length"), data_file: output(DATA_FILE), served })
+    }
+
+    /// Options that don't fit together, or no room: whatever can be read gives no other reason.
+    fn judge_refusal(&self, error: &Error) {
+        if matches!(error, Error::Target(_) | Error::OutOfBudget(_) | Error::Write(WriteError::Capacity { .. })) {
+            return;
+        }
+        assert!(!self.has(0), "a raw disk is not converted: {error:?}");
+        // The other op image has other decoders, which may refuse other streams.
+        let Some(image) = open(self.source).ok().filter(|image| {
+            matches!(error, Error::Qcow2 { .. }) && !self.has(2) && image.virtual_size() <= COMPARED_LEN
+        }) else {
+            return;
+        };
+        let mut layer = Layer::new(FuzzImage::new(self.source), image.header(), None);
+        let is_sound = places(image.virtual_size()).into_iter().all(|at| layer.sector(at) != Sector::Broken);
+        assert!(!is_sound, "refused, although all of it can be read: {error:?}");
     }
 
     /// Holds what was made against the source, sector by sector.
