@@ -271,9 +271,23 @@ fn a_program_that_gives_no_result_is_told_with_its_last_words() {
     let told = |version: &str, script: &str| {
         let program = pose_as_qemu(directory.path(), version, script);
         let arguments = ["info", "-f", "raw", "a.raw"];
-        let ran = launch_with(test, "qemu-tcg", directory.path(), &arguments, &[("INSTAR_QEMU", &program)], "60");
-        assert_eq!(ran.code, Some(1), "{}", ran.err);
-        ran.err
+        // Beside the working directory, by its name on PATH, and from the root.
+        let beside = Path::new("./qemu");
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let path = [directory.path().to_owned()].into_iter().chain(std::env::split_paths(&path));
+        let path = std::path::PathBuf::from(std::env::join_paths(path).expect("no colon in it"));
+        let ways: [&[(&str, &Path)]; 3] = [
+            &[("INSTAR_QEMU", beside)],
+            &[("INSTAR_QEMU", Path::new("qemu")), ("PATH", &path)],
+            &[("INSTAR_QEMU", &program)],
+        ];
+        let told = ways.map(|way| {
+            let ran = launch_with(test, "qemu-tcg", directory.path(), &arguments, way, "60");
+            assert_eq!(ran.code, Some(1), "{}", ran.err);
+            ran.err
+        });
+        assert!(told.iter().all(|words| *words == told[0]), "{told:?}");
+        told[0].clone()
     };
     let ended = told(QEMU_10, "for n in 1 2 3 4 5; do echo \"word $n\x1b\" >&2; done; exit 0");
     assert!(ended.contains("instar: qemu ended, and its guest gave no result\nword 2"), "{ended}");

@@ -4,6 +4,7 @@ use super::block::{self, Chains, GuestFault};
 use super::memory::Memory;
 use crate::disk::Disk;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
 use vm_memory::GuestAddress;
 
@@ -62,26 +63,31 @@ impl BlockQueue {
         self.queue.next_avail()
     }
 
-    /// Serves everything in it; returns whether there was anything. The guest may go on meanwhile.
+    /// Serves what is in it, at most a full ring.
     ///
     /// # Errors
     /// The guest broke the contract; the run must end.
-    pub fn serve(&mut self, disk: &dyn Disk, chains: Chains, memory: &Memory) -> Result<bool, GuestFault> {
+    pub fn serve(&mut self, disk: &dyn Disk, chains: Chains, memory: &Memory) -> Result<Left, GuestFault> {
         let bad = GuestFault::Ring { device: self.device };
-        // At most a full ring waits. One that grows as it is served, by reads into the ring itself, would hold this
-        // thread past the run's time limit.
-        let mut left = self.queue.size();
-        let mut served = false;
-        loop {
+        for _ in 0..self.queue.size() {
             let mut heads = self.queue.iter(memory.map()).map_err(|_| bad)?;
-            let Some(chain) = heads.next() else { return Ok(served) };
-            left = left.checked_sub(1).ok_or(bad)?;
+            let Some(chain) = heads.next() else { return Ok(Left::Nothing) };
             let head = chain.head_index();
             let written = block::serve(self.device, chain, disk, chains, memory)?;
             self.queue.add_used(memory.map(), head, written).map_err(|_| bad)?;
-            served = true;
         }
+        let offered = self.queue.avail_idx(memory.map(), Ordering::Acquire).map_err(|_| bad)?;
+        Ok(if offered.0 == self.queue.next_avail() { Left::Nothing } else { Left::More })
     }
+}
+
+/// What is left of a queue after a full ring has been served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Left {
+    /// Nothing.
+    Nothing,
+    /// The guest has offered more meanwhile; one that does so without end must not hold the thread that serves it.
+    More,
 }
 
 /// One queue with its disk.
@@ -141,7 +147,11 @@ impl LaneQueues {
     /// The guest broke the contract; the run must end.
     pub fn serve(&mut self, index: usize, memory: &Memory) -> Result<(), GuestFault> {
         match self.served.get_mut(index).and_then(Option::as_mut) {
-            Some(Served { queue, disk }) => queue.serve(&**disk, self.chains, memory).map(drop),
+            // With its vCPU standing still, a ring can only grow by reads into the ring itself.
+            Some(Served { queue, disk }) => match queue.serve(&**disk, self.chains, memory)? {
+                Left::Nothing => Ok(()),
+                Left::More => Err(GuestFault::Ring { device: index as u32 }),
+            },
             None => Ok(()),
         }
     }
@@ -160,7 +170,7 @@ mod tests {
     use super::*;
     use crate::disk::Segments;
     use std::io;
-    use std::sync::atomic::{AtomicU16, Ordering};
+    use std::sync::atomic::AtomicU16;
 
     const DESCRIPTORS: u64 = 0x1000;
     /// Available ring and request header, in one sector.
@@ -214,5 +224,13 @@ mod tests {
             Registers { size: 16, ready: true, descriptors: DESCRIPTORS, driver_area: RING, device_area: 0x3000 };
         queues.adopt(0, registers, &memory).expect("a sound queue");
         assert_eq!(queues.serve(0, &memory), Err(GuestFault::Ring { device: 0 }));
+        // Where the guest goes on meanwhile, it may: the thread is given back after a full ring.
+        memory.write(RING, &[0, 0, 1, 0]).expect("memory");
+        let mut queue = BlockQueue::adopt(0, registers, 0, &memory).expect("a sound queue");
+        let disk = Feeding(AtomicU16::new(0));
+        for full in 1..4 {
+            assert_eq!(queue.serve(&disk, Chains::Any, &memory), Ok(Left::More));
+            assert_eq!(disk.0.load(Ordering::Relaxed), full * registers.size);
+        }
     }
 }

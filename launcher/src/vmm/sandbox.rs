@@ -150,14 +150,8 @@ const ALLOWED: [libc::c_long; 23] = [
 ];
 
 /// What serving a machine outside takes as well: sockets that are open, and what comes through them.
-const ALLOWED_OUTSIDE: [libc::c_long; 6] = [
-    libc::SYS_accept4,
-    libc::SYS_lseek,
-    libc::SYS_ppoll,
-    libc::SYS_read,
-    libc::SYS_recvmsg,
-    libc::SYS_sendmsg,
-];
+const ALLOWED_OUTSIDE: [libc::c_long; 6] =
+    [libc::SYS_accept4, libc::SYS_lseek, libc::SYS_ppoll, libc::SYS_read, libc::SYS_recvmsg, libc::SYS_sendmsg];
 
 /// What serving a guest takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

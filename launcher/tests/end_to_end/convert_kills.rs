@@ -42,7 +42,7 @@ fn kill(child: &mut Child) {
             let dead = stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('Z'));
             // A first thread is shown as dead while others still end, and they hold the files until then.
             let threads = std::fs::read_dir(format!("/proc/{other}/task")).map_or(0, Iterator::count);
-            !stat.is_empty() && !(dead && threads <= 1)
+            !(stat.is_empty() || dead && threads <= 1)
         };
         let started = Instant::now();
         while lives() {

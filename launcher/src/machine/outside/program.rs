@@ -141,9 +141,15 @@ impl Program {
         }
     }
 
-    /// The path of its binary: the user's, or a name to be looked for.
+    /// The path of its binary: the user's, or a name to be looked for. A path starts at the root, as the program is
+    /// started elsewhere.
     fn path(self) -> OsString {
-        std::env::var_os(self.variable()).filter(|path| !path.is_empty()).unwrap_or_else(|| self.binary().into())
+        let path = std::env::var_os(self.variable()).filter(|path| !path.is_empty());
+        let path = path.unwrap_or_else(|| self.binary().into());
+        if path.as_encoded_bytes().contains(&b'/') {
+            return std::path::absolute(&path).map_or(path, PathBuf::into_os_string);
+        }
+        path
     }
 
     /// Whether there is such a program, of a version that can be used.
@@ -193,8 +199,9 @@ impl Program {
                     .map_err(|error| ProgramError::Start { path: self.path(), error })?;
             }
         }
-        // A path of its own is all it needs to know of this process's surroundings.
-        command.env_clear().current_dir(plan.directory.path());
+        // Where binaries are is all it needs to know of this process's surroundings.
+        command.env_clear().envs(std::env::var_os("PATH").map(|path| ("PATH", path)));
+        command.current_dir(plan.directory.path());
         Ok(command)
     }
 

@@ -161,8 +161,12 @@ fn reply(fault: ReplyFault) -> String {
 
 fn stopped(stop: Stop) -> Message {
     match stop {
-        Stop::TimeOut { rip } => Message::new(format!("the guest did not end in its time (it was at {rip:#x})"))
-            .with_hint("the image is damaged or made to keep its reader busy, or the machine is very slow"),
+        Stop::TimeOut { rip } => Message::new(match rip {
+            // Nobody sees where another program's guest is.
+            0 => "the guest did not end in its time".to_owned(),
+            rip => format!("the guest did not end in its time (it was at {rip:#x})"),
+        })
+        .with_hint("the image is damaged or made to keep its reader busy, or the machine is very slow"),
         Stop::Kvm(errno) => Message::new(format!("KVM failed: {}", errno_text(errno))),
         Stop::PowerOff | Stop::LaneEnd => broken_guest("the guest stopped without a result"),
         Stop::GuestFault(fault) => broken_guest(&format!("the guest misused a device: {fault:?}")),

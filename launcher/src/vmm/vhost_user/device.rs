@@ -6,7 +6,7 @@ use super::Fault;
 use crate::disk::Disk;
 use crate::vmm::block::{Chains, GuestFault};
 use crate::vmm::memory::{Memory, Piece};
-use crate::vmm::queue::{BlockQueue, QUEUE_SIZE_MAX, Registers};
+use crate::vmm::queue::{BlockQueue, Left, QUEUE_SIZE_MAX, Registers};
 use std::fs::File;
 use std::io::{Read as _, Write as _};
 use std::os::fd::{AsFd as _, BorrowedFd};
@@ -103,10 +103,15 @@ impl Device {
         let (Some(queue), Some(mut kick)) = (&mut ring.queue, ring.kick.as_ref()) else { return Ok(()) };
         // It is readable, and may be anything that can be read.
         kick.read(&mut [0; 8]).map_err(Fault::Kick)?;
-        let served = queue.serve(&*self.disk, Chains::Any, memory).map_err(Fault::Guest)?;
+        const ONE: [u8; 8] = 1u64.to_ne_bytes();
+        let left = queue.serve(&*self.disk, Chains::Any, memory).map_err(Fault::Guest)?;
         // Where nobody waits for it, nobody reads it either.
-        if let (true, Some(mut call)) = (served, ring.call.as_ref()) {
-            let _ = call.write(&1u64.to_ne_bytes());
+        if let Some(mut call) = ring.call.as_ref() {
+            let _ = call.write(&ONE);
+        }
+        // The guest goes on meanwhile and may have kept the ring full: its turn comes again, after the others' and the clock's.
+        if left == Left::More {
+            kick.write_all(&ONE).map_err(Fault::Kick)?;
         }
         Ok(())
     }
