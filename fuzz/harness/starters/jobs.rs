@@ -35,7 +35,8 @@ pub fn conversions() -> Vec<(String, Vec<u8>)> {
         ("fails-third", [3, 0, 0, 1, 0, 3, 0]),
         ("fails-fourth", [3, 0, 0, 1, 0, 4, 0]),
     ] {
-        all.push((name.to_owned(), job(head, &raw)));
+        let len = if name.starts_with("fails-") { 6000 } else { raw.len() };
+        all.push((name.to_owned(), job(head, &raw[..len])));
     }
     all.push(("empty-disk".into(), job([1, 7, 4, 1, 0, 0, 0], &[])));
     all
