@@ -28,6 +28,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("qcow2_refcount", targets::qcow2_refcount),
     ("qcow2_decompress", targets::qcow2_decompress),
     ("raw_partition", targets::raw_partition),
+    ("ro_formats", targets::ro_formats),
     ("options_parse", targets::options_parse),
     ("virtio_queue", targets::virtio_queue),
     ("result_stream", targets::result_stream),

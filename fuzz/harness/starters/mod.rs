@@ -2,6 +2,7 @@
 //!
 //! `cargo xtask fuzz starters` writes them to `fuzz/starters/`; with `--check` it only compares.
 
+mod blocks;
 mod disks;
 mod jobs;
 mod qcow2;
@@ -35,6 +36,7 @@ pub fn all() -> BTreeMap<&'static str, BTreeMap<String, Vec<u8>>> {
         ("convert_stream", jobs::conversions()),
         ("window_read", jobs::windows()),
         ("chain_resolve", jobs::chains()),
+        ("ro_formats", blocks::images()),
         ("create_emitters", jobs::new_images()),
     ];
     sets.into_iter().map(|(target, set)| (target, set.into_iter().collect())).collect()

@@ -11,6 +11,7 @@ mod qcow2_l1l2;
 mod qcow2_refcount;
 mod raw_partition;
 mod result_stream;
+mod ro_formats;
 mod virtio_queue;
 mod window_read;
 
@@ -25,6 +26,7 @@ pub use qcow2_l1l2::qcow2_l1l2;
 pub use qcow2_refcount::qcow2_refcount;
 pub use raw_partition::raw_partition;
 pub use result_stream::result_stream;
+pub use ro_formats::ro_formats;
 pub use virtio_queue::virtio_queue;
 pub use window_read::window_read;
 
