@@ -12,9 +12,9 @@ const WINDOW_BITS: u8 = 12;
 const RAW_WINDOW_BITS: i32 = -12;
 /// zlib's default level, as QEMU: zlib-rs is twice as fast there and gives 2 % more.
 const LEVEL: i32 = 6;
-/// Clusters of at most 8 KiB lose more by it than that: the level that gives what zlib's default gives.
+/// Clusters of at most 16 KiB lose more by it than that: the level that gives what zlib's default gives.
 const SMALL_LEVEL: i32 = 9;
-const SMALL_LEN: usize = 8 << 10;
+const SMALL_LEN: usize = 16 << 10;
 /// Of streams whose header tells of their window.
 const WINDOW_BITS_MAX: u8 = 15;
 /// As QEMU: all the memory there can be.
