@@ -19,6 +19,10 @@ use alloc::boxed::Box;
 use instar_abi::error::CodecError;
 use instar_abi::request::Compression;
 
+/// Window that a frame of Zstandard may ask for: 8 MiB is what RFC 8878 wants every decoder to support; clusters have at
+/// most 2.
+const ZSTD_WINDOW_LEN_MAX: u64 = 8 << 20;
+
 /// What an op image can do with clusters.
 #[derive(Clone, Copy, Debug)]
 pub struct Codecs {

@@ -3,15 +3,12 @@
 //! # Source
 //! As QEMU 10.0's `qcow2_zstd_decompress`: the frame must hold exactly one cluster.
 
-use super::Decode;
+use super::{Decode, ZSTD_WINDOW_LEN_MAX};
 use alloc::boxed::Box;
 use instar_abi::error::CodecError;
 use ruzstd::decoding::errors::FrameDecoderError;
 use ruzstd::decoding::{BlockDecodingStrategy, FrameDecoder};
 use ruzstd::io::Read;
-
-/// Window that a frame may ask for: 8 MiB is what RFC 8878 wants every decoder to support; clusters have at most 2.
-const WINDOW_LEN_MAX: u64 = 8 << 20;
 
 /// A decoder, made when the first frame comes.
 #[derive(Default)]
@@ -23,7 +20,7 @@ impl Decode for Zstd {
     fn decode(&mut self, mut stream: &[u8], cluster: &mut [u8]) -> Result<(), CodecError> {
         let decoder = self.decoder.get_or_insert_with(|| {
             let mut decoder = Box::new(FrameDecoder::new());
-            decoder.set_max_window_size(WINDOW_LEN_MAX);
+            decoder.set_max_window_size(ZSTD_WINDOW_LEN_MAX);
             decoder
         });
         decoder.reset(&mut stream).map_err(|error| match error {

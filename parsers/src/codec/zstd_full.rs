@@ -3,8 +3,8 @@
 //! # Source
 //! As QEMU 10.0's `qcow2_zstd_compress` and `qcow2_zstd_decompress`: one frame of exactly one cluster.
 
-use super::Decode;
 use super::encode::Encode;
+use super::{Decode, ZSTD_WINDOW_LEN_MAX};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use instar_abi::error::CodecError;
@@ -17,8 +17,6 @@ const LEVEL: CompressionLevel = CompressionLevel::Level(2);
 /// Clusters of at most 4 KiB lose more by it: QEMU's level.
 const SMALL_LEVEL: CompressionLevel = CompressionLevel::Level(3);
 const SMALL_LEN: usize = 4 << 10;
-/// Window that a frame may ask for; as in `zstd`.
-const WINDOW_LEN_MAX: u64 = 8 << 20;
 
 /// An encoder, made when the first cluster comes.
 #[derive(Default)]
@@ -53,7 +51,7 @@ impl Decode for Decoder {
         let decoder = self.decoder.get_or_insert_with(|| {
             let mut decoder = Box::new(FrameDecoder::new());
             // Less than the largest window there can be: never refused.
-            let _ = decoder.set_max_window_size(WINDOW_LEN_MAX);
+            let _ = decoder.set_max_window_size(ZSTD_WINDOW_LEN_MAX);
             decoder
         });
         decoder.reset(&mut stream).map_err(|error| match error {

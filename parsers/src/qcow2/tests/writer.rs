@@ -1,6 +1,7 @@
 //! The plans of a new image, and what a crash leaves of them.
 
 use crate::codec::Codecs;
+use crate::plan::Plan;
 use crate::plan::invariants::{check_crash_order, check_memory, check_repeatable};
 use crate::qcow2::Qcow2;
 use crate::qcow2::create::{Finish, Layout, Names, Writer};
@@ -82,6 +83,24 @@ fn packed(options: &Qcow2Options) -> (Vec<u8>, Finish) {
     (file, writer.finish().unwrap())
 }
 
+/// Checks a plan, and crashes it everywhere: the files that have a header then. All others are no image.
+fn complete_after_crashes(plan: &Plan, file: &[u8], seed: u64) -> Vec<Vec<u8>> {
+    plan.check(96).unwrap();
+    check_memory(std::slice::from_ref(plan), 1 << 21);
+    let (mut none, mut complete) = (0, Vec::new());
+    check_crash_order(plan, file, seed, |epochs, crashed| {
+        if crashed.starts_with(b"QFI\xfb") {
+            assert!(epochs > 0, "a header before the tables");
+            complete.push(crashed);
+        } else {
+            none += 1;
+        }
+    });
+    assert!(none > 16 && !complete.is_empty());
+    complete.dedup();
+    complete
+}
+
 #[test]
 fn after_any_crash_there_is_no_image_or_a_clean_one() {
     let mut images = vec![written(&PLACES)];
@@ -89,21 +108,8 @@ fn after_any_crash_there_is_no_image_or_a_clean_one() {
         images.push(packed(&Qcow2Options { version, cluster_bits, refcount_order, ..Qcow2Options::default() }));
     }
     for (file, mut finish) in images {
-        let plan = finish.next_plan().unwrap();
-        plan.check(96).unwrap();
-        check_memory(std::slice::from_ref(&plan), 1 << 21);
-        let (mut none, mut complete) = (0, Vec::new());
-        check_crash_order(&plan, &file, 1, |epochs, crashed| {
-            if crashed.starts_with(b"QFI\xfb") {
-                assert!(epochs > 0, "a header before the tables");
-                complete.push(crashed);
-            } else {
-                none += 1;
-            }
-        });
-        assert!(none > 16 && !complete.is_empty());
+        let complete = complete_after_crashes(&finish.next_plan().unwrap(), &file, 1);
         let Some(dir) = scratch() else { return };
-        complete.dedup();
         for image in complete {
             std::fs::write(dir.path().join("a.qcow2"), image).unwrap();
             let report = qemu_img(dir.path(), "check a.qcow2").unwrap();
@@ -178,20 +184,7 @@ fn after_any_crash_a_header_that_is_there_is_whole() {
         let (file, mut finish) = mixed(&options, names(backing_len, data_file), is_preallocated);
         let plan = finish.next_plan().unwrap();
         assert_eq!(finish.next_plan(), None);
-        plan.check(96).unwrap();
-        check_memory(std::slice::from_ref(&plan), 1 << 21);
-        let (mut none, mut complete) = (0, Vec::new());
-        check_crash_order(&plan, &file, 5, |epochs, crashed| {
-            if crashed.starts_with(b"QFI\xfb") {
-                assert!(epochs > 0, "a header before the tables");
-                complete.push(crashed);
-            } else {
-                none += 1;
-            }
-        });
-        assert!(none > 16 && !complete.is_empty());
-        complete.dedup();
-        for mut image in complete {
+        for mut image in complete_after_crashes(&plan, &file, 5) {
             image.resize(finish.file_len() as usize, 0);
             std::fs::write(dir.path().join("a.qcow2"), image).unwrap();
             let report = qemu_img(dir.path(), "check a.qcow2").unwrap_or_else(|error| panic!("{options:?}: {error}"));
