@@ -10,6 +10,7 @@ pub mod convert;
 pub mod extents;
 pub mod failure;
 pub mod info;
+mod layers;
 pub mod limits;
 pub mod name;
 mod name_error;

@@ -2,9 +2,9 @@
 //! leaves one.
 #![forbid(unsafe_code)]
 
-mod chain;
 mod inputs;
 mod outputs;
+mod request;
 
 use super::Machine;
 use super::failure::Failure;
@@ -13,7 +13,6 @@ use super::reserve::Preallocation;
 use crate::disk::bytes::CacheMode;
 use crate::disk::existing::Content;
 use crate::gate::policy::{Policy, PolicyError};
-use chain::Chain;
 use inputs::Inputs;
 use instar_abi::request::{RawGate, SnapshotName, TargetFormat};
 use outputs::Outputs;
@@ -124,7 +123,8 @@ pub fn run(
     // Before there is anything to clean up.
     machine.catch_signals().map_err(Failure::NoEnd)?;
     let outputs = Outputs::open(meant, &inputs.ids(), machine)?;
-    let ran = Chain::new(meant, inputs, &outputs)?.run(meant, policy, machine, on_news);
+    let layers = request::layers(meant, inputs, &outputs)?;
+    let ran = request::run(layers, meant, policy, machine, on_news);
     if ran.is_err() && outputs.target.is_deserted() {
         return Err(Failure::Deserted);
     }
