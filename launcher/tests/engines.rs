@@ -12,6 +12,7 @@ use instar_abi::request::{Access, Disk as RequestDisk, DiskId, Layer, LayerId, O
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::Write as _;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
@@ -324,6 +325,132 @@ fn a_run_that_is_stopped_leaves_no_program_and_no_directory() {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
         assert!(stat.is_empty() || stat.contains(") Z "), "{stat} is still there");
     }
+}
+
+/// Whether a process of a run in this directory is left: the program has it in its arguments, the launcher and its
+/// children in their environment.
+fn processes_of(directory: &Path) -> Vec<String> {
+    let here = directory.as_os_str().as_encoded_bytes();
+    let own = std::process::id().to_string();
+    let entries = std::fs::read_dir("/proc").expect("there").filter_map(Result::ok);
+    let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
+    let mentions = |name: &str, file: &str| {
+        let bytes = std::fs::read(format!("/proc/{name}/{file}")).unwrap_or_default();
+        bytes.windows(here.len()).any(|window| window == here)
+    };
+    names
+        .filter(|name| name.bytes().all(|byte| byte.is_ascii_digit()) && *name != own)
+        .filter(|name| mentions(name, "cmdline") || mentions(name, "environ"))
+        .collect()
+}
+
+/// The directory of a run, as long as there is one.
+fn directory_of_run(directory: &Path) -> Option<std::path::PathBuf> {
+    let entries = std::fs::read_dir(directory).expect("there").filter_map(Result::ok);
+    entries
+        .map(|entry| entry.path())
+        .find(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("instar-")))
+}
+
+/// Waits until something is so.
+fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !is_so() {
+        assert!(Instant::now() < deadline, "{what}: not so after all this time");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+#[test]
+fn a_launcher_that_is_killed_leaves_no_program_and_no_directory() {
+    const TEST: &str = "a_launcher_that_is_killed_leaves_no_program_and_no_directory";
+    be_launcher_if_told();
+    let directory = scratch();
+    let here = directory.path();
+    if !has_images() || !make(here, "head -c 256M /dev/urandom >a.raw") {
+        return;
+    }
+    type Moment = fn(&Path) -> bool;
+    let program_runs: Moment = |here| {
+        let run = directory_of_run(here).map(|run| run.join("kernel"));
+        run.is_some_and(|kernel| !processes_of(&kernel).is_empty())
+    };
+    // And how much later, in milliseconds.
+    let moments: [(&str, Moment, u64); 6] = [
+        ("the directory is there", |here| directory_of_run(here).is_some(), 0),
+        ("the op image is there", |here| directory_of_run(here).is_some_and(|run| run.join("kernel").exists()), 0),
+        ("a socket is there", |here| directory_of_run(here).is_some_and(|run| run.join("0").exists()), 0),
+        ("the program is there", program_runs, 0),
+        ("the guest boots", program_runs, 30),
+        ("the guest writes", program_runs, 500),
+    ];
+    let outside = places()
+        .into_iter()
+        .filter(|name| matches!(PLACES.iter().find(|(known, _)| known == name), Some((_, Place::Outside(_)))));
+    for place in outside {
+        for (what, moment, later) in moments {
+            let exe = std::env::current_exe().expect("a test binary knows itself");
+            // Much to do.
+            let arguments = ["convert", "-f", "raw", "-O", "qcow2", "-c", "a.raw", "out"];
+            let mut launcher = Command::new(exe)
+                .args([TEST, "--exact", "--nocapture", "--test-threads=1"])
+                .env(ENGINE, place)
+                .env(ARGUMENTS, arguments.join("\x1f"))
+                .env(DIRECTORY, here)
+                .env("TMPDIR", here)
+                .env_remove("XDG_RUNTIME_DIR")
+                .current_dir(here)
+                .stdout(std::process::Stdio::null())
+                .stderr(std::process::Stdio::null())
+                .spawn()
+                .expect("it runs");
+            wait_until(what, || {
+                let said = || std::fs::read_to_string(here.join("stderr")).unwrap_or_default();
+                assert!(launcher.try_wait().expect("ours").is_none(), "{place}: {what}: ended before; {}", said());
+                moment(here)
+            });
+            std::thread::sleep(Duration::from_millis(later));
+            launcher.kill().expect("SIGKILL");
+            let status = launcher.wait().expect("ours");
+            assert_eq!(status.signal(), Some(9), "{place}: {what}");
+            wait_until(what, || directory_of_run(here).is_none() && processes_of(here).is_empty());
+            let _ = std::fs::remove_file(here.join("out"));
+        }
+    }
+}
+
+#[test]
+fn a_launcher_that_is_killed_takes_along_what_the_program_has_started() {
+    be_launcher_if_told();
+    let directory = scratch();
+    if !has_images() {
+        return;
+    }
+    let here = directory.path();
+    std::fs::write(here.join("a.raw"), [0; 512]).expect("written");
+    let script =
+        format!("cd '{}'; sleep 1000 & echo $$ $! >pids.new; mv pids.new pids; kill -KILL $PPID; wait", here.display());
+    let program = pose_as_qemu(here, QEMU_10, &script);
+    let test = "a_launcher_that_is_killed_takes_along_what_the_program_has_started";
+    let exe = std::env::current_exe().expect("a test binary knows itself");
+    let status = Command::new(exe)
+        .args([test, "--exact", "--nocapture", "--test-threads=1"])
+        .env(ENGINE, "qemu-tcg")
+        .env(ARGUMENTS, ["info", "-f", "raw", "a.raw"].join("\x1f"))
+        .env(DIRECTORY, here)
+        .env("TMPDIR", here)
+        .env("INSTAR_QEMU", &program)
+        .env_remove("XDG_RUNTIME_DIR")
+        .current_dir(here)
+        .status()
+        .expect("it runs");
+    assert_eq!(status.signal(), Some(9));
+    let pids = std::fs::read_to_string(here.join("pids")).expect("the program has run");
+    let gone = |pid: &str| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        stat.is_empty() || stat.contains(") Z ")
+    };
+    wait_until("all are gone", || pids.split_whitespace().all(gone) && directory_of_run(here).is_none());
 }
 
 /// The blocks of commands on the page about engines.

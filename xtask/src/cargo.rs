@@ -1,6 +1,7 @@
 //! Calling cargo, and where things lie.
 
 use anyhow::{Context as _, Result, bail};
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -11,12 +12,17 @@ pub fn root() -> PathBuf {
 
 /// Cargo's target directory.
 pub fn target() -> PathBuf {
-    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
+    target_by(std::env::var_os("CARGO_TARGET_DIR"))
+}
+
+/// The same where the environment says `wanted`. Cargo runs in the checkout, so it takes a relative path from there.
+fn target_by(wanted: Option<OsString>) -> PathBuf {
+    root().join(wanted.filter(|path| !path.is_empty()).unwrap_or_else(|| "target".into()))
 }
 
 /// What a build leaves for users: `bin/instar`, `bin/qemu-img`, `images/OP`.
 pub fn dist() -> PathBuf {
-    root().join("target/dist")
+    target().join("dist")
 }
 
 /// A cargo command in the checkout.
@@ -48,4 +54,17 @@ pub fn output(command: &mut Command) -> Result<String> {
 pub fn metadata(arguments: &[&str]) -> Result<serde_json::Value> {
     let text = output(cargo(&["metadata", "--format-version=1"]).args(arguments))?;
     serde_json::from_str(&text).context("cargo metadata is not JSON")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_target_directory_is_where_cargo_has_it() {
+        assert_eq!(target_by(None), root().join("target"));
+        assert_eq!(target_by(Some("".into())), root().join("target"));
+        assert_eq!(target_by(Some("elsewhere".into())), root().join("elsewhere"));
+        assert_eq!(target_by(Some("/elsewhere".into())), Path::new("/elsewhere"));
+    }
 }

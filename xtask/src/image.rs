@@ -1,4 +1,4 @@
-//! The op images: small static ELFs in `target/dist/images`.
+//! The op images: small static ELFs in `dist/images` of the target directory.
 
 use crate::cargo::{cargo, dist, metadata, root, succeed, target};
 use anyhow::{Context as _, Result};

@@ -24,7 +24,7 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Verb {
-    /// Build target/dist/bin/instar with all op images embedded
+    /// Build dist/bin/instar in the target directory, with all op images embedded
     Build,
     /// Build what is needed, then run instar with everything that follows, untouched
     #[command(disable_help_flag = true)]
@@ -41,7 +41,7 @@ enum Verb {
     Bench(bench::Options),
     /// Check the rules that a tool can see: doors, image sizes, unsafe rooms, forbidden words
     Tidy,
-    /// Build the op images to target/dist/images, or show their sizes
+    /// Build the op images to dist/images in the target directory, or show their sizes
     Image(image::Options),
     /// Fuzz parsers, devices and options on the host
     #[command(subcommand)]

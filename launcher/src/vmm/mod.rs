@@ -15,12 +15,13 @@
 //! ```
 //!
 //! For machines that other programs make: `vhost_user` serves the same disks over sockets, `outside` starts and ends
-//! such a program.
+//! such a program, and `guardian` cleans up behind a launcher that was killed.
 //!
 //! This is the only room of the launcher with unsafe code.
 
 pub mod block;
 pub mod elf;
+pub mod guardian;
 pub mod memory;
 pub mod mmio;
 pub mod outside;

@@ -171,13 +171,14 @@ pub fn spawn(bounds: Bounds, work: impl FnOnce(File) -> i32) -> io::Result<Child
     }
     // SAFETY: `pipe2` has just made both, and nothing else owns them.
     let [read, write] = ends.map(|fd| unsafe { OwnedFd::from_raw_fd(fd) });
+    let parent = std::process::id();
     // SAFETY: the launcher has no other thread at this point (lanes' threads are only ever started in a
     // child), so the child's copy of memory is consistent and it may allocate and take locks.
     match unsafe { libc::fork() } {
         -1 => Err(io::Error::last_os_error()),
         0 => {
             drop(read);
-            die_with_parent();
+            die_with_parent(parent);
             let status = work(File::from(write));
             // SAFETY: ends this process at once; the parent's buffers and atexit handlers are not ours to run.
             unsafe { libc::_exit(status) }
@@ -189,14 +190,18 @@ pub fn spawn(bounds: Bounds, work: impl FnOnce(File) -> i32) -> io::Result<Child
     }
 }
 
-/// A child must not outlive its parent: SIGKILL when that is gone.
-fn die_with_parent() {
+/// A child must not outlive its parent, whose number is `parent`: SIGKILL when that is gone.
+fn die_with_parent(parent: u32) {
     // SAFETY: no pointers; affects this process only. SIGINT from the terminal reaches parent and child alike: the
     // parent decides.
     unsafe {
         libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
         for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGUSR1] {
             libc::signal(signal, libc::SIG_IGN);
+        }
+        if libc::getppid().cast_unsigned() != parent {
+            // It was gone before this process was bound to it.
+            libc::_exit(1);
         }
     }
 }

@@ -1,11 +1,13 @@
 //! A private directory for one run.
 
+use crate::vmm::guardian::Guardian;
 use std::fs::{DirBuilder, File};
 use std::io::{self, Write as _};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
-/// A directory that only this user can enter. Dropped, it is removed with all it holds.
+/// A directory that only this user can enter. Dropped, it is removed with all it holds; so it is when this process is
+/// killed, by the guardian that comes with it.
 #[derive(Debug)]
 pub struct Directory(PathBuf);
 
@@ -17,7 +19,7 @@ impl Directory {
     ///
     /// # Errors
     /// The host's.
-    pub fn new() -> io::Result<Self> {
+    pub fn new() -> io::Result<(Self, Guardian)> {
         let mut random = [0; 8];
         rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())?;
         let name = format!("instar-{:016x}", u64::from_ne_bytes(random));
@@ -26,7 +28,9 @@ impl Directory {
         let mut result = Err(io::ErrorKind::NotFound.into());
         for path in parents.map(|parent| parent.join(&name)) {
             if path.as_os_str().len() <= PATH_LEN_MAX {
-                result = DirBuilder::new().mode(0o700).create(&path).map(|()| Self(path));
+                // Watched over before it is there: no moment is left at which it could stay behind.
+                let guardian = Guardian::over(&path)?;
+                result = DirBuilder::new().mode(0o700).create(&path).map(|()| (Self(path), guardian));
                 if result.is_ok() {
                     break;
                 }
@@ -65,7 +69,7 @@ mod tests {
 
     #[test]
     fn a_directory_is_private_and_leaves_nothing() {
-        let directory = Directory::new().expect("made");
+        let (directory, _guardian) = Directory::new().expect("made");
         let mode = directory.path().metadata().expect("there").permissions().mode();
         assert_eq!(mode & 0o777, 0o700);
         let file = directory.write("a", b"b").expect("written");
@@ -73,6 +77,16 @@ mod tests {
         assert_eq!(std::fs::read(file).expect("there"), b"b");
         let path = directory.path().to_owned();
         drop(directory);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_directory_whose_owner_is_gone_is_removed_by_its_guardian() {
+        let (directory, guardian) = Directory::new().expect("made");
+        directory.write("a", b"b").expect("written");
+        let path = directory.path().to_owned();
+        std::mem::forget(directory);
+        drop(guardian);
         assert!(!path.exists());
     }
 }

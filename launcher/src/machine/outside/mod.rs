@@ -5,6 +5,7 @@
 //!                directory; reads the child's frames
 //! the child      locked down; serves the devices at the sockets (vmm::vhost_user), decodes the reply, ends when the
 //!                program has ended
+//! the guardian   waits for the first to end; if that was no good end, does what is left of its work
 //! the program    gets the image, the sockets and the kernel's command line: never a file of the job's
 //! ```
 //! How a run went is in the reply on the control device, as ever; what the program says of itself is shown when there is
@@ -89,7 +90,7 @@ impl Running {
     /// [`MachineError`].
     pub fn start(program: Program, job: &Job<'_>) -> Result<Self, MachineError> {
         let failed = |error| MachineError::Outside(error);
-        let directory = Directory::new().map_err(OutsideError::Directory).map_err(failed)?;
+        let (directory, guardian) = Directory::new().map_err(OutsideError::Directory).map_err(failed)?;
         let nonce = super::nonce()?;
         let started = || -> io::Result<_> {
             let kernel = directory.write("kernel", job.image)?;
@@ -106,7 +107,7 @@ impl Running {
             line: format!("nonce={:032x} lanes=1 serial=1 {}", u128::from_be_bytes(nonce), program.words()),
         };
         let mut command = program.command(&plan).map_err(OutsideError::Program).map_err(failed)?;
-        let (process, ends) = Outside::start(&mut command)
+        let (process, ends) = Outside::start(&mut command, guardian)
             .map_err(|error| failed(OutsideError::Program(program.could_not_start(error))))?;
         let ends = Mutex::new(Some(Ends { listeners, program: ends }));
         Ok(Self { program, nonce, ends, _process: process, _directory: directory })
