@@ -111,10 +111,11 @@ fn plan(options: &Qcow2Options, size: u64) -> Option<Planned> {
             return None;
         }
         writer = writer.preallocated();
-        if let Err(error) = writer.reserve(0..size, &mut tables) {
+        if let Err(error) = writer.reserve(0..size) {
             assert!(matches!(error, Error::Write(WriteError::Capacity { .. })), "{error:?}");
             return None;
         }
+        tables.extend(writer.settle(size));
     }
     let mut finish = writer.finish().expect("room for the refcounts");
     let file_len = finish.file_len();

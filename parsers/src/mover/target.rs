@@ -347,14 +347,13 @@ impl Target {
                 let mut placed = places.placed.into_iter();
                 for KeptUnit { bytes, runs, .. } in kept.units {
                     let mut places = Vec::with_capacity(runs.len());
-                    for (run, placed) in runs.into_iter().zip(&mut placed) {
+                    for (run, parts) in runs.into_iter().zip(&mut placed) {
                         let mut at = run.start;
-                        for (offset, len) in placed.parts {
+                        for (offset, len) in parts {
                             let end = at.saturating_add(usize::try_from(len).unwrap_or(0));
                             places.push((at..end, offset));
                             at = end;
                         }
-                        tables.extend(placed.tables.into_iter().map(|(at, table)| write(self.disk, at, table)));
                     }
                     joined.push_unit(bytes, places, unused);
                 }

@@ -18,6 +18,11 @@ impl<K: PartialEq, V> SmallMap<K, V> {
         self.0.push((key, value));
     }
 
+    /// The value of an entry.
+    pub fn get_mut(&mut self, key: &K) -> Option<&mut V> {
+        self.0.iter_mut().find(|(known, _)| known == key).map(|(_, value)| value)
+    }
+
     /// Takes an entry out.
     pub fn remove(&mut self, key: &K) -> Option<V> {
         let at = self.0.iter().position(|(known, _)| known == key)?;

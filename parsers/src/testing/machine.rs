@@ -5,8 +5,9 @@ use instar_abi::request::{Access, Budget, Disk, DiskId, Layer, LayerId, Op, RawG
 use instar_io::{
     Action, BlockError, BlockRequest, Blocks, Completion, Env, LaneWork, ReplyError, SECTOR_LEN, SubmitError, Token,
 };
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 /// A disk in memory; shared by all lanes.
 #[derive(Clone, Default)]
@@ -80,6 +81,13 @@ pub enum Fault {
         /// The byte after the last.
         end: u64,
     },
+    /// Reads that touch these bytes of disk 0 do not finish before something has been written.
+    Late {
+        /// First byte.
+        start: u64,
+        /// The byte after the last.
+        end: u64,
+    },
 }
 
 /// State that all lanes share.
@@ -90,6 +98,7 @@ struct Shared {
     fault: Fault,
     reverse: bool,
     posted: Arc<Mutex<Vec<Frame>>>,
+    has_written: Arc<AtomicBool>,
 }
 
 /// One lane's queues.
@@ -114,6 +123,12 @@ impl FakeLane {
         {
             return Err(BlockError::Io);
         }
+        if let (Fault::Late { start, end }, Action::Read, 0) = (self.shared.fault, request.action, request.disk)
+            && start < request.offset + request.len()
+            && request.offset < end
+        {
+            self.wait_for_a_write();
+        }
         let (memory, disk) = &self.disks[request.disk as usize];
         let capacity = match disk.access {
             Access::ReadOnly => disk.len.next_multiple_of(SECTOR_LEN),
@@ -126,7 +141,10 @@ impl FakeLane {
         for segment in &mut request.segments {
             match (request.action, disk.access) {
                 (Action::Read, _) => memory.read(offset, segment),
-                (Action::Write, Access::Output { .. }) => memory.write(offset, segment),
+                (Action::Write, Access::Output { .. }) => {
+                    memory.write(offset, segment);
+                    self.shared.has_written.store(true, Ordering::SeqCst);
+                }
                 (Action::Write, Access::ReadOnly) => return Err(BlockError::Io),
                 (Action::Flush, _) => {}
             }
@@ -137,6 +155,14 @@ impl FakeLane {
 }
 
 impl FakeLane {
+    fn wait_for_a_write(&self) {
+        let start = Instant::now();
+        while !self.shared.has_written.load(Ordering::SeqCst) {
+            assert!(start.elapsed() < Duration::from_secs(60), "no other lane writes");
+            std::thread::yield_now();
+        }
+    }
+
     /// What the launcher does for a range.
     fn copy(&self, range: &CopyRange) {
         let (from, from_disk) = &self.disks[range.from.0 as usize];

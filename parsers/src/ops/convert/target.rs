@@ -78,7 +78,12 @@ pub fn make<E: Env>(
             let is_preallocated = options.preallocated || options.data_file.as_ref().is_some_and(|file| file.raw);
             let writer = if is_preallocated { writer.preallocated() } else { writer };
             let data_file = data_file(disks, options.data_file.as_ref(), virtual_size)?;
-            let kind = Kind { hides: options.backing.is_some(), is_preallocated, compress: options.compress };
+            let kind = Kind {
+                hides: options.backing.is_some(),
+                is_preallocated,
+                compress: options.compress,
+                any_order: convert.any_order,
+            };
             kind.refine(&mut wanted, layout);
             let sparse_len = if wanted.zeros == Zeros::Move { 0 } else { sparse_len };
             let format = kind.format(layout, data_file, writer);
@@ -96,7 +101,12 @@ pub fn make<E: Env>(
             let mut store = Store { queue: &mut queue, cache: &mut Cache::new(), budget, disks };
             let writer = Writer::behind(&mut store, image, capacity)?;
             let layout = writer.layout();
-            let kind = Kind { hides: image.backing().is_some(), is_preallocated: false, compress: *compress };
+            let kind = Kind {
+                hides: image.backing().is_some(),
+                is_preallocated: false,
+                compress: *compress,
+                any_order: convert.any_order,
+            };
             kind.refine(&mut wanted, layout);
             let sparse_len = if wanted.zeros == Zeros::Move { 0 } else { sparse_len };
             let format = kind.format(layout, None, writer);
@@ -112,6 +122,8 @@ struct Kind {
     hides: bool,
     is_preallocated: bool,
     compress: bool,
+    /// Clusters need not come in the order of the disk.
+    any_order: bool,
 }
 
 impl Kind {
@@ -139,7 +151,7 @@ impl Kind {
             granule: layout.granule(),
             compress: self.compress.then(|| (layout.cluster_size(), layout.compression())),
             data_disk: data_file.map(|(disk, _)| disk),
-            ledger: Box::new(Mutex::new(Ledger::new(writer))),
+            ledger: Box::new(Mutex::new(Ledger::new(writer, self.any_order))),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! A new state of an image that exists, behind its end.
 
 use super::header::Header;
+use super::tables::Tables;
 use super::{Layout, Writer, pack};
 use crate::align;
 use crate::image::Codec;
@@ -47,7 +48,7 @@ impl Writer {
             capacity: capacity.min(layout.file_len_max()),
             l1,
             end,
-            current: None,
+            tables: Tables::default(),
             packing: pack::Packing::new(io.budget().half_of_heap()),
             header: Header::Existing(sector),
             l1_at: end,

@@ -1,48 +1,37 @@
 //! Ranges without bytes: zeros that hide what is below, and clusters that are only reserved.
 
-use super::{Placed, Writer};
+use super::Writer;
 use crate::align;
 use crate::qcow2::wire::entry;
-use alloc::vec::Vec;
 use core::ops::Range;
 use instar_abi::error::Error;
 
 impl Writer {
-    /// Makes `range`, whole granules behind everything placed before, read as zeros whatever is below; tables that are
-    /// complete go to `complete`.
+    /// Makes `range`, whole granules of which nothing has been placed before, read as zeros whatever is below.
     ///
     /// # Errors
     /// [`WriteError::Capacity`](instar_abi::error::WriteError::Capacity).
-    pub fn zero(&mut self, range: Range<u64>, complete: &mut Vec<(u64, Vec<u8>)>) -> Result<(), Error> {
-        let mut placed = Placed::default();
+    pub fn zero(&mut self, range: Range<u64>) -> Result<(), Error> {
         for (start, part) in clusters(range, self.layout.cluster_size()) {
-            let place = if self.is_preallocated {
-                self.cluster(start, &mut placed)? | entry::COPIED
-            } else {
-                self.start_table(align::units(start, self.layout.l2_span()), &mut placed)?;
-                0
-            };
+            let place = if self.is_preallocated { self.cluster(start)? | entry::COPIED } else { 0 };
+            let table = self.table(start)?;
             if self.layout.extended_l2 {
                 self.set_subclusters(start, part, ZERO_BITS);
             } else {
-                self.set_entry(start, place | entry::ZERO);
+                self.tables.set(table, self.word(start), place | entry::ZERO);
             }
         }
-        complete.append(&mut placed.tables);
         Ok(())
     }
 
-    /// Gives clusters to `range`, whole granules behind everything placed before, without content; as
-    /// [`Writer::zero`] otherwise.
+    /// Gives clusters to `range`, whole granules of which nothing has been placed before, without content.
     ///
     /// # Errors
     /// [`WriteError::Capacity`](instar_abi::error::WriteError::Capacity).
-    pub fn reserve(&mut self, range: Range<u64>, complete: &mut Vec<(u64, Vec<u8>)>) -> Result<(), Error> {
-        let mut placed = Placed::default();
+    pub fn reserve(&mut self, range: Range<u64>) -> Result<(), Error> {
         for (start, _) in clusters(range, self.layout.cluster_size()) {
-            self.cluster(start, &mut placed)?;
+            self.cluster(start)?;
         }
-        complete.append(&mut placed.tables);
         Ok(())
     }
 }

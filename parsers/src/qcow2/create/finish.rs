@@ -14,12 +14,12 @@ const PLAN_LEN: u64 = 1 << 20;
 
 impl Writer {
     /// The plans that complete the image, in order, and its length. The content must have been written and flushed
-    /// before the last one is applied.
+    /// before the last one is applied. Tables that have not been settled are part of it.
     ///
     /// # Errors
     /// [`WriteError::Capacity`](instar_abi::error::WriteError::Capacity).
     pub fn finish(mut self) -> Result<Finish, Error> {
-        let last_writes = self.finish_table().into_iter().chain(self.packing.rest()).collect();
+        let last_writes = self.tables.take_before(u64::MAX).chain(self.packing.rest()).collect();
         let cluster_size = self.layout.cluster_size();
         let content_clusters = align::units(self.end, cluster_size);
         // Blocks and table count themselves: a few rounds, each of which can only grow.

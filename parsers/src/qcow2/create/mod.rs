@@ -8,8 +8,9 @@
 //! ```
 //!
 //! Every cluster up to the end is in use exactly once, but for those with several compressed streams, so refcounts are
-//! known when the end is. One L2 table is in memory at a time: the disk is passed in order. With an external data file,
-//! content is there, each byte where it is in the disk, and has no refcounts.
+//! known when the end is. Content may be placed in any order; an L2 table is in memory until the writer is told that
+//! nothing more will come before its end. With an external data file, content is there, each byte where it is in the
+//! disk, and has no refcounts.
 //!
 //! An image that exists gets a new state behind its end: everything but its header is in use no more then, and the
 //! first sector of the header is the commit point again.
@@ -20,6 +21,7 @@ mod finish;
 mod header;
 mod layout;
 mod pack;
+mod tables;
 
 pub use finish::Finish;
 pub use header::Names;
@@ -27,6 +29,7 @@ pub use layout::Layout;
 
 use empty::clusters;
 use header::Header;
+use tables::Tables;
 
 use super::limits;
 use super::wire::entry;
@@ -37,28 +40,17 @@ use core::ops::Range;
 use instar_abi::error::{Error, TargetError, WriteError};
 use instar_abi::request::DiskId;
 
-/// Where content goes, and what became complete by placing it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Placed {
-    /// Consecutive parts of what was placed: place in the file, and bytes.
-    pub parts: Vec<(u64, u64)>,
-    /// L2 tables that are complete now: place and bytes.
-    pub tables: Vec<(u64, Vec<u8>)>,
-}
-
-impl Placed {
-    fn add(&mut self, offset: u64, len: u64) {
-        if let Some((last_offset, last_len)) = self.parts.last_mut()
-            && last_offset.checked_add(*last_len) == Some(offset)
-        {
+/// Adds a part to consecutive ones: place in the file, and bytes.
+fn add_part(parts: &mut Vec<(u64, u64)>, offset: u64, len: u64) {
+    match parts.last_mut() {
+        Some((last, last_len)) if last.checked_add(*last_len) == Some(offset) => {
             *last_len = last_len.saturating_add(len);
-            return;
         }
-        self.parts.push((offset, len));
+        _ => parts.push((offset, len)),
     }
 }
 
-/// Hands out the clusters of a new image, in the order of the disk.
+/// Hands out the clusters of a new image.
 pub struct Writer {
     layout: Layout,
     virtual_size: u64,
@@ -68,7 +60,7 @@ pub struct Writer {
     l1: Vec<u8>,
     /// First free byte of the file.
     end: u64,
-    current: Option<Current>,
+    tables: Tables,
     packing: pack::Packing,
     header: Header,
     /// Where the L1 table goes.
@@ -79,15 +71,6 @@ pub struct Writer {
     is_preallocated: bool,
     /// Content goes to a file of its own.
     has_data_file: bool,
-}
-
-/// The L2 table that is being filled.
-struct Current {
-    index: u64,
-    offset: u64,
-    bytes: Vec<u8>,
-    /// The last cluster with content: its place in the disk and in the file.
-    cluster: Option<(u64, u64)>,
 }
 
 impl Writer {
@@ -119,7 +102,7 @@ impl Writer {
             capacity,
             l1,
             end,
-            current: None,
+            tables: Tables::default(),
             packing: pack::Packing::new(budget.half_of_heap()),
             header: Header::New(Names::default()),
             l1_at: end,
@@ -149,62 +132,60 @@ impl Writer {
         self
     }
 
-    /// A place for the content of `range`, which starts behind everything placed before. What else there is of its
-    /// clusters is zero.
+    /// A place for the content of `range`, of which nothing has been placed before: consecutive parts of it, each by its
+    /// place in the file and its bytes. What else there is of its clusters is zero.
     ///
     /// # Errors
     /// [`WriteError::Capacity`].
-    pub fn place(&mut self, range: Range<u64>) -> Result<Placed, Error> {
-        let mut placed = Placed::default();
+    pub fn place(&mut self, range: Range<u64>) -> Result<Vec<(u64, u64)>, Error> {
+        let mut parts = Vec::new();
         for (start, part) in clusters(range, self.layout.cluster_size()) {
-            let offset = self.cluster(start, &mut placed)?;
+            let offset = self.cluster(start)?;
             let len = part.end.saturating_sub(part.start);
-            placed.add(offset.saturating_add(part.start), len);
+            add_part(&mut parts, offset.saturating_add(part.start), len);
             self.set_subclusters(start, part, 0);
         }
-        Ok(placed)
+        Ok(parts)
+    }
+
+    /// Takes out the L2 tables that are complete when nothing more comes before `below`: place and bytes.
+    pub fn settle(&mut self, below: u64) -> impl Iterator<Item = (u64, Vec<u8>)> {
+        self.tables.take_before(align::units(below, self.layout.l2_span()))
+    }
+
+    /// Bytes of the L2 tables that have not been taken out.
+    #[must_use]
+    pub fn tables_len(&self) -> u64 {
+        self.tables.count().saturating_mul(self.layout.cluster_size())
     }
 
     /// The cluster in the file for the one at `start` of the disk.
-    fn cluster(&mut self, start: u64, placed: &mut Placed) -> Result<u64, Error> {
-        let last = self.current.as_ref().and_then(|current| current.cluster);
-        if let Some((_, offset)) = last.filter(|(last, _)| *last == start) {
+    fn cluster(&mut self, start: u64) -> Result<u64, Error> {
+        let table = self.table(start)?;
+        if let Some(offset) = self.tables.cluster(table, self.word(start)) {
             return Ok(offset);
         }
-        self.start_table(align::units(start, self.layout.l2_span()), placed)?;
         let offset = if self.has_data_file { start } else { self.take(self.layout.cluster_size())? };
-        self.set_entry(start, offset | entry::COPIED);
-        if let Some(current) = &mut self.current {
-            current.cluster = Some((start, offset));
-        }
+        self.tables.set(table, self.word(start), offset | entry::COPIED);
         Ok(offset)
     }
 
-    /// Makes table `index` the one that is being filled.
-    fn start_table(&mut self, index: u64, placed: &mut Placed) -> Result<(), Error> {
-        if self.current.as_ref().is_some_and(|current| current.index == index) {
-            return Ok(());
+    /// The index of the table for `start`, which is there then.
+    fn table(&mut self, start: u64) -> Result<u64, Error> {
+        let index = align::units(start, self.layout.l2_span());
+        if !self.tables.has(index) {
+            let offset = self.take(self.layout.cluster_size())?;
+            put(&mut self.l1, index, (offset | entry::COPIED).to_be_bytes());
+            // At most 2 MiB.
+            self.tables.add(index, offset, usize::try_from(self.layout.cluster_size()).unwrap_or(0));
         }
-        let offset = self.take(self.layout.cluster_size())?;
-        placed.tables.extend(self.finish_table());
-        put(&mut self.l1, index, (offset | entry::COPIED).to_be_bytes());
-        // At most 2 MiB.
-        let bytes = alloc::vec![0; usize::try_from(self.layout.cluster_size()).unwrap_or(0)];
-        self.current = Some(Current { index, offset, bytes, cluster: None });
-        Ok(())
+        Ok(index)
     }
 
     /// Index of the 8-byte word in its table that `start`'s entry begins with.
     fn word(&self, start: u64) -> u64 {
         let index = align::units(align::within(start, self.layout.l2_span()), self.layout.cluster_size());
         if self.layout.extended_l2 { index.saturating_mul(2) } else { index }
-    }
-
-    fn set_entry(&mut self, start: u64, entry: u64) {
-        let word = self.word(start);
-        if let Some(current) = &mut self.current {
-            put(&mut current.bytes, word, entry.to_be_bytes());
-        }
     }
 
     /// Marks the subclusters of a part of a cluster, by the bits from `shift` on: allocated, or zero.
@@ -217,11 +198,8 @@ impl Writer {
         let end = part.end.div_ceil(granule).min(limits::SUBCLUSTERS.into());
         let below = |index: u64| 1u64.checked_shl(u32::try_from(index).unwrap_or(64)).unwrap_or(0).wrapping_sub(1);
         let mask = (below(end) & !below(first)) << shift;
-        let word = usize::try_from(self.word(start).saturating_add(1)).unwrap_or(usize::MAX);
-        let slot = self.current.as_mut().and_then(|current| current.bytes.as_chunks_mut().0.get_mut(word));
-        if let Some(slot) = slot {
-            *slot = (u64::from_be_bytes(*slot) | mask).to_be_bytes();
-        }
+        let table = align::units(start, self.layout.l2_span());
+        self.tables.add_bits(table, self.word(start).saturating_add(1), mask);
     }
 
     /// How often cluster `index` of the file is in use.
@@ -233,10 +211,6 @@ impl Writer {
     /// What has been packed, up to the last whole sector.
     pub fn whole_sectors(&mut self) -> Option<(u64, Vec<u8>)> {
         self.packing.whole_sectors()
-    }
-
-    fn finish_table(&mut self) -> Option<(u64, Vec<u8>)> {
-        self.current.take().map(|current| (current.offset, current.bytes))
     }
 
     fn take(&mut self, len: u64) -> Result<u64, Error> {

@@ -79,8 +79,8 @@ impl Packing {
 }
 
 impl Writer {
-    /// Places the stream of the cluster at `start` of the disk, which lies behind everything placed before; bytes and
-    /// tables that are complete go to `complete`.
+    /// Places the stream of the cluster at `start` of the disk, of which nothing has been placed before; bytes that are
+    /// complete go to `complete`.
     ///
     /// # Errors
     /// [`WriteError::Capacity`](instar_abi::error::WriteError::Capacity); no heap for the refcounts.
@@ -90,9 +90,7 @@ impl Writer {
     /// next cluster of the file follows. The entry is the specification's "Compressed Clusters Descriptor".
     pub fn pack(&mut self, start: u64, stream: &[u8], complete: &mut Vec<(u64, Vec<u8>)>) -> Result<(), Error> {
         let cluster_size = self.layout.cluster_size();
-        let mut placed = super::Placed::default();
-        self.start_table(align::units(start, self.layout.l2_span()), &mut placed)?;
-        complete.append(&mut placed.tables);
+        let table = self.table(start)?;
         let len = stream.len() as u64;
         let mut offset = self.packing.free;
         let used = self.packing.count(align::units(offset, cluster_size));
@@ -115,7 +113,7 @@ impl Writer {
             packing.at = offset;
         }
         packing.bytes.extend_from_slice(stream);
-        self.set_entry(start, self.compressed_entry(offset, end));
+        self.tables.set(table, self.word(start), self.compressed_entry(offset, end));
         Ok(())
     }
 

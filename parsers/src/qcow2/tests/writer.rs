@@ -33,10 +33,10 @@ fn written(places: &[u64]) -> (Vec<u8>, Finish) {
         file[at as usize..end].copy_from_slice(bytes);
     };
     for place in places {
-        let placed = writer.place(*place..place + CLUSTER_SIZE).unwrap();
-        assert_eq!(placed.parts.len(), 1);
-        put(placed.parts[0].0, &[7; CLUSTER_SIZE as usize]);
-        for (at, table) in placed.tables {
+        let parts = writer.place(*place..place + CLUSTER_SIZE).unwrap();
+        assert_eq!(parts.len(), 1);
+        put(parts[0].0, &[7; CLUSTER_SIZE as usize]);
+        for (at, table) in writer.settle(if places.is_sorted() { *place } else { 0 }) {
             put(at, &table);
         }
     }
@@ -57,23 +57,24 @@ fn plans_satisfy_the_rules_and_are_the_same_twice() {
 }
 
 /// An image of small clusters with streams that share them, plain clusters in between, and a tail in no whole sector.
-fn packed(options: &Qcow2Options) -> (Vec<u8>, Finish) {
+/// `indices`: its clusters, in the order in which they come.
+fn packed(options: &Qcow2Options, indices: &[u64]) -> (Vec<u8>, Finish) {
     let layout = Layout::try_from(options).unwrap();
     let mut writer = Writer::new(&mut budget(), layout, 1 << 20, DiskId(0), u64::MAX).unwrap();
     let (mut file, mut complete) = (Vec::new(), Vec::new());
     let cluster = layout.cluster_size();
-    for index in 0..24u64 {
+    for &index in indices {
         let start = index * cluster;
         if index % 5 == 4 {
-            let placed = writer.place(start..start + cluster).unwrap();
-            complete.extend(placed.tables);
-            complete.extend(placed.parts.iter().map(|(at, len)| (*at, vec![7; *len as usize])));
+            let parts = writer.place(start..start + cluster).unwrap();
+            complete.extend(parts.iter().map(|(at, len)| (*at, vec![7; *len as usize])));
         } else {
             let plain: Vec<u8> = (0..cluster).map(|at| (at % (7 + index)) as u8).collect();
             let stream = Codecs::FULL.encoder(Some(Compression::Zlib)).encode(&plain).expect("it shrinks");
             writer.pack(start, &stream, &mut complete).unwrap();
         }
         complete.extend(writer.whole_sectors());
+        complete.extend(writer.settle(if indices.is_sorted() { start } else { 0 }));
     }
     for (at, bytes) in complete {
         let end = at as usize + bytes.len();
@@ -103,9 +104,14 @@ fn complete_after_crashes(plan: &Plan, file: &[u8], seed: u64) -> Vec<Vec<u8>> {
 
 #[test]
 fn after_any_crash_there_is_no_image_or_a_clean_one() {
-    let mut images = vec![written(&PLACES)];
+    let mut shuffled = PLACES;
+    shuffled.reverse();
+    let mut images = vec![written(&PLACES), written(&shuffled)];
+    let in_order: Vec<u64> = (0..24).collect();
+    let any_order: Vec<u64> = (0..24).map(|index| index * 7 % 24).collect();
     for (version, cluster_bits, refcount_order) in [(3, 9, 4), (3, 12, 1), (2, 12, 4), (3, 16, 6)] {
-        images.push(packed(&Qcow2Options { version, cluster_bits, refcount_order, ..Qcow2Options::default() }));
+        let options = Qcow2Options { version, cluster_bits, refcount_order, ..Qcow2Options::default() };
+        images.extend([&in_order, &any_order].map(|indices| packed(&options, indices)));
     }
     for (file, mut finish) in images {
         let complete = complete_after_crashes(&finish.next_plan().unwrap(), &file, 1);
@@ -138,16 +144,16 @@ fn mixed(options: &Qcow2Options, names: Names, is_preallocated: bool) -> (Vec<u8
         let range = index * cluster..(index + 1) * cluster;
         match index % 4 {
             0 => {
-                let placed = writer.place(range).unwrap();
-                complete.extend(placed.tables);
-                let parts = placed.parts.iter().filter(|_| !has_data_file);
+                let parts = writer.place(range).unwrap();
+                let parts = parts.iter().filter(|_| !has_data_file);
                 complete.extend(parts.map(|(at, len)| (*at, vec![7; *len as usize])));
             }
-            1 if options.version >= 3 => writer.zero(range, &mut complete).unwrap(),
-            2 if is_preallocated => writer.reserve(range, &mut complete).unwrap(),
-            _ if is_preallocated => writer.reserve(range, &mut complete).unwrap(),
+            1 if options.version >= 3 => writer.zero(range).unwrap(),
+            2 if is_preallocated => writer.reserve(range).unwrap(),
+            _ if is_preallocated => writer.reserve(range).unwrap(),
             _ => {}
         }
+        complete.extend(writer.settle(index * cluster));
     }
     complete.iter().for_each(|(at, bytes)| put(&mut file, *at, bytes));
     (file, writer.finish().unwrap())
@@ -216,9 +222,9 @@ fn after_any_crash_an_image_that_exists_is_the_old_one_or_the_new() {
         });
         let mut file = old.clone();
         for start in [0, 256 << 10, 768 << 10] {
-            let placed = writer.place(start..start + (64 << 10)).unwrap();
-            placed.tables.iter().for_each(|(at, bytes)| put(&mut file, *at, bytes));
-            placed.parts.iter().for_each(|(at, len)| put(&mut file, *at, &vec![2; *len as usize]));
+            let parts = writer.place(start..start + (64 << 10)).unwrap();
+            writer.settle(start).for_each(|(at, bytes)| put(&mut file, at, &bytes));
+            parts.iter().for_each(|(at, len)| put(&mut file, *at, &vec![2; *len as usize]));
         }
         let mut new = vec![0; 1 << 20];
         [0, 256 << 10, 768 << 10].iter().for_each(|&start| new[start..start + (64 << 10)].fill(2));
@@ -255,6 +261,7 @@ fn counts_of_streams_are_paid_for() {
         for index in 0..1 << 17 {
             let mut complete = Vec::new();
             writer.pack(index * 512, &[1; 300], &mut complete)?;
+            complete.extend(writer.settle(index * 512));
         }
         Ok(())
     };
@@ -269,6 +276,7 @@ fn a_large_image_is_finished_in_bounded_memory() {
     let mut writer = Writer::new(&mut budget(), layout(), 1 << 50, DiskId(0), u64::MAX).unwrap();
     for cluster in 0..1 << 21 {
         writer.place(cluster * CLUSTER_SIZE..(cluster + 1) * CLUSTER_SIZE).unwrap();
+        writer.settle(cluster * CLUSTER_SIZE).for_each(drop);
     }
     let mut finish = writer.finish().unwrap();
     let mut end = 0;

@@ -1,5 +1,6 @@
 //! convert against qemu-img: content, cleanliness and size of what comes out.
 
+mod any_order;
 mod blocks;
 mod existing;
 mod mapped;

@@ -1,6 +1,6 @@
 //! Every option of a qcow2 target, beside qemu-img's own conversion with the same option.
 
-use super::{job, read, run};
+use super::{any_order, job, read, run};
 use crate::testing::{qemu_img, scratch};
 use instar_abi::error::{Error, TargetError};
 use instar_abi::format::Format;
@@ -44,6 +44,7 @@ pub fn check(dir: &Path, options: &Qcow2Options, theirs: &str, sparse_len: u32) 
         let ours = run(&job, &disks).unwrap_or_else(|error| panic!("{theirs}: {error:?}"));
         let first = first.get_or_insert_with(|| ours.clone());
         assert!(*first == ours, "{theirs}: bytes depend on lanes");
+        any_order::check(&job, &ours, dir, "a.raw", theirs);
     }
     let ours = first.unwrap();
     std::fs::write(dir.join("ours.qcow2"), &ours).unwrap();

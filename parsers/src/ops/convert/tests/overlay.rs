@@ -1,6 +1,6 @@
 //! Overlays (`-B`), beside those that qemu-img makes from the same images.
 
-use super::{job, read, run};
+use super::{convert_of, job, read, run};
 use crate::testing::{MemoryDisk, qemu_img, qemu_io, scratch};
 use instar_abi::error::{Error, TargetError};
 use instar_abi::format::Format;
@@ -80,7 +80,19 @@ fn check(dir: &Path, files: Files<'_>, below: usize, options: &Qcow2Options, the
         let first = first.get_or_insert_with(|| ours.clone());
         assert!(*first == ours, "{theirs}: bytes depend on lanes");
     }
-    std::fs::write(dir.join("ours.qcow2"), first.unwrap()).unwrap();
+    judge(dir, (source, &first.unwrap()), options, theirs);
+    for lanes in [2, 4] {
+        let (mut job, disks) = overlay(dir, files, below, options);
+        job.lanes = lanes;
+        convert_of(&mut job).any_order = true;
+        let ours = run(&job, &disks).unwrap_or_else(|error| panic!("{theirs}: {error:?}"));
+        judge(dir, (source, &ours), options, theirs);
+    }
+}
+
+/// Holds an overlay that shows the same as `source` against `expected.qcow2`.
+fn judge(dir: &Path, (source, ours): (&str, &[u8]), options: &Qcow2Options, theirs: &str) {
+    std::fs::write(dir.join("ours.qcow2"), ours).unwrap();
     let report = qemu_img(dir, "check ours.qcow2").unwrap_or_else(|error| panic!("{theirs}: {error}"));
     assert!(report.starts_with("No errors were found"), "{theirs}: {report}");
     let same = qemu_img(dir, &format!("compare {source} ours.qcow2"));
