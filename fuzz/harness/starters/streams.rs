@@ -118,6 +118,7 @@ pub fn replies() -> Vec<(String, Vec<u8>)> {
         target_format: TargetFormat::Qcow2(Qcow2Options::default()),
         before: Before::Empty,
         sparse_len: 4096,
+        top_only: false,
         any_order: false,
         salvage: false,
         offload: false,

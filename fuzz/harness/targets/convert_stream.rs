@@ -91,6 +91,7 @@ impl Job<'_> {
             snapshot: None,
             target: TARGET,
             target_format: if self.has(1) { TargetFormat::Raw } else { TargetFormat::Qcow2(options) },
+            top_only: false,
             before: Before::Empty,
             sparse_len: [0, 4096, 65536, 512][usize::from(self.head[3] % 4)],
             any_order: self.head[6] & 1 != 0,

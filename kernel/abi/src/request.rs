@@ -60,6 +60,9 @@ pub struct Convert {
     pub target: DiskId,
     /// What to make of it.
     pub target_format: TargetFormat,
+    /// Only what the top layer of the only source owns is copied: elsewhere a target that exists shows what it did. A new
+    /// image says so by its [`Qcow2Options::backing`].
+    pub top_only: bool,
     /// What the target holds before.
     pub before: Before,
     /// Runs of zeros of at least this many bytes become holes; 0: allocate everything.

@@ -76,6 +76,7 @@ fn copy(mode: Mode, typed: &Typed, machine: &mut dyn Machine, on_news: &mut dyn 
         target_path,
         existing,
         format: typed.target_format.clone(),
+        top_only: typed.top_only,
         backing: typed.backing.clone(),
         data_file: typed.data_file.clone(),
         preallocation: typed.preallocation,

@@ -28,6 +28,7 @@ pub(super) struct Typed {
     pub format: Option<OsString>,
     pub target_format: TargetFormat,
     pub existing: Option<Content>,
+    pub top_only: bool,
     pub backing: Option<Backing>,
     pub data_file: Option<DataFile>,
     pub preallocation: Preallocation,
@@ -81,10 +82,15 @@ impl Typed {
             return alone("No support for concatenating multiple snapshot");
         }
         let new = NewImage::new(parsed, target, existing.is_some())?;
-        if sources.len() > 1 && new.backing.is_some() {
+        // qemu-img asks neither what it is nor whether the target names it.
+        let top_only = existing.is_some() && parsed.last("backing").is_some();
+        if sources.len() > 1 && (top_only || new.backing.is_some()) {
             return alone(
                 "Having a backing file for the target makes no sense when concatenating multiple input images",
             );
+        }
+        if top_only && existing == Some(Content::Zeros) {
+            return alone("Cannot use --target-is-zero when the destination image has a backing file");
         }
         let cache = parsed.last("cache").map_or("unsafe".into(), |mode| mode.to_string_lossy());
         let Some(cache) = CacheMode::from_name(&cache) else {
@@ -104,6 +110,7 @@ impl Typed {
             format,
             target_format: new.format,
             existing,
+            top_only,
             backing: new.backing,
             data_file: new.data_file,
             preallocation: new.preallocation,
@@ -136,7 +143,7 @@ impl Typed {
             ("several sources", self.sources.len() > 1),
             ("-l", self.snapshot.is_some()),
             ("-n", self.existing.is_some()),
-            ("-B", self.backing.is_some()),
+            ("-B", self.top_only || self.backing.is_some()),
             ("-W", self.any_order),
             ("--salvage", self.salvage),
             ("-C", self.offload),
@@ -195,9 +202,6 @@ impl NewImage {
         if exists {
             return match () {
                 () if !given.is_empty() => alone("-o has no effect when skipping image creation"),
-                () if parsed.last("backing").is_some() => {
-                    Err(UsageError::NotYet { what: "option '-B' with '-n'".to_owned() })
-                }
                 () if format == Format::Raw && compress => alone("Compression not supported for this file format"),
                 () if format == Format::Raw => Ok(Self::plain(TargetFormat::Raw)),
                 // The job knows which layer it is.

@@ -285,7 +285,6 @@ fn what_is_not_supported_yet_is_refused_by_name() {
         ("-T x info a", "option '-T'"),
         ("convert -O vmdk a b", "target format 'vmdk'"),
         ("convert --bitmaps a b", "option '--bitmaps'"),
-        ("convert -n -B x -F raw a b", "option '-B' with '-n'"),
         ("convert -l snapshot.id=1,snapshot.name=x a b", "snapshot.id and snapshot.name at once"),
         ("convert -O qcow2 -o size=1G a b", "option '-o size'"),
         ("convert -o extent_size_hint=1M a b", "option '-o extent_size_hint'"),

@@ -183,6 +183,7 @@ mod tests {
                 target_format,
                 before: Before::Empty,
                 sparse_len: 4096,
+                top_only: false,
                 any_order: false,
                 salvage: false,
                 offload: false,

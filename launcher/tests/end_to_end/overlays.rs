@@ -1,7 +1,7 @@
 //! `convert -B` in real VMs, judged by qemu-img.
 
 use crate::common::{make, run, scratch};
-use crate::judge::{instar, same_as_qemu_img};
+use crate::judge::{facts, instar, same_as_qemu_img};
 use std::path::Path;
 
 #[test]
@@ -81,4 +81,57 @@ fn an_overlays_names_are_read_beside_it_and_what_they_name_is_gated() {
         // qemu-img leaves what it has begun.
         make(directory.path(), "rm -f sub/out");
     }
+}
+
+/// `-n -B`: what the top layer of the source owns, into an overlay that is there; the rest of it stays.
+#[test]
+fn overlays_that_are_there() {
+    let Some(instar) = instar(&["qemu-img", "qemu-io"]) else { return };
+    let directory = scratch();
+    make(
+        directory.path(),
+        "seq 1 700000 >base; truncate -s 8M base; qemu-img create -q -f qcow2 -b base -F raw top; \
+         qemu-io -c 'write -P 3 1M 64k' -c 'write -z 2M 1M' -c 'write -P 6 5000k 2k' -c 'write -P 9 8128k 64k' top >/dev/null",
+    );
+    for create in [
+        "-b base -F raw there",
+        "-b base -F raw -o cluster_size=4k there",
+        "-b base -F raw -o cluster_size=2M there",
+        "-b base -F raw -o extended_l2=on there",
+        "-b base -F raw -o compat=0.10 there",
+        "-b base -F raw there 12M",
+        // Nothing below it.
+        "there 8M",
+    ] {
+        for dirt in
+            ["", "qemu-io -c 'write -P 8 1050k 100k' -c 'write -P 7 6M 1M' -c 'write -P 4 2M 4k' there >/dev/null;"]
+        {
+            make(
+                directory.path(),
+                &format!("rm -f there; qemu-img create -q -f qcow2 {create}; {dirt} cp there theirs"),
+            );
+            // The name is not looked at.
+            let call = |target| ["convert", "-n", "-B", "nowhere", "-f", "qcow2", "-O", "qcow2", "top", target];
+            for (program, target) in [(instar.as_path(), "there"), (Path::new("qemu-img"), "theirs")] {
+                let output = run(directory.path(), program, &call(target));
+                assert!(output.status.success() && output.stderr.is_empty(), "{create} {dirt}: {output:?}");
+            }
+            make(directory.path(), "qemu-img compare there theirs >/dev/null; qemu-img check there >/dev/null");
+            assert_eq!(facts(directory.path(), "there"), facts(directory.path(), "theirs"), "{create}");
+        }
+    }
+    // A raw one keeps what the source does not own, too.
+    make(directory.path(), "head -c 9M /dev/urandom >there; cp there theirs");
+    for (program, target) in [(instar.as_path(), "there"), (Path::new("qemu-img"), "theirs")] {
+        let output = run(directory.path(), program, &["convert", "-n", "-B", "base", "top", target]);
+        assert!(output.status.success(), "{output:?}");
+    }
+    make(directory.path(), "cmp there theirs");
+    // What is promised to be zero can't have a layer below: qemu-img says so, copies nothing, and ends well.
+    make(directory.path(), "qemu-img create -q -f qcow2 -b base -F raw empty; cp empty before");
+    let call = ["convert", "-n", "-B", "base", "--target-is-zero", "-O", "qcow2", "top", "empty"];
+    let ours = run(directory.path(), &instar.with_file_name("qemu-img"), &call);
+    let theirs = run(directory.path(), Path::new("qemu-img"), &call);
+    assert_eq!((ours.status.code(), &ours.stderr), (Some(1), &theirs.stderr));
+    make(directory.path(), "cmp empty before");
 }

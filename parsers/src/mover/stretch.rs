@@ -102,6 +102,8 @@ struct Placed {
 pub struct Source {
     /// Ascending.
     chains: Vec<Placed>,
+    /// Where what comes first owns nothing, the last chain does, or nothing.
+    is_over_last: bool,
     /// What shows where the source owns nothing.
     base: Option<Chain>,
     /// From here on what shows there is zero.
@@ -124,6 +126,7 @@ impl Source {
     pub fn new(budget: Budget, wanted: Wanted) -> Self {
         Self {
             chains: Vec::new(),
+            is_over_last: false,
             base: None,
             base_len: u64::MAX,
             cache: Cache::new(),
@@ -161,6 +164,13 @@ impl Source {
         let start = self.virtual_size;
         self.virtual_size = start.max(chain.virtual_size());
         self.chains.push(Placed { start, from: start, chain, is_top_only: true });
+        self
+    }
+
+    /// With what the last chain owns also where those before it own nothing.
+    #[must_use]
+    pub fn over_the_rest(mut self) -> Self {
+        self.is_over_last = true;
         self
     }
 
@@ -232,8 +242,15 @@ impl Source {
         };
         let at = self.next.saturating_sub(placed.start).saturating_add(placed.from);
         let range = at..placed.chain.virtual_size();
-        let mapped = if placed.is_top_only { placed.chain.map_top(io, range) } else { placed.chain.map(io, range) };
+        let is_top_only = placed.is_top_only;
+        let mapped = if is_top_only { placed.chain.map_top(io, range) } else { placed.chain.map(io, range) };
         let (mut extent, layer) = match mapped {
+            Ok(Mapped { extent, .. }) if extent.kind == Kind::Hole && self.is_over_last => {
+                let Some(last) = self.chains.last_mut() else { return Ok(None) };
+                let Mapped { extent, layer, .. } =
+                    last.chain.map_top(io, self.next..self.next.saturating_add(extent.len))?;
+                (extent, layer)
+            }
             Ok(Mapped { extent, layer, .. }) => (extent, layer),
             Err(error) => match placed.chain.broken().filter(|_| self.wanted.salvage) {
                 Some(range) => {
@@ -246,7 +263,7 @@ impl Source {
             },
         };
         extent.start = self.next;
-        if !placed.is_top_only && extent.kind == Kind::Hole {
+        if !is_top_only && extent.kind == Kind::Hole {
             extent.kind = Kind::Zero;
         }
         if extent.kind == Kind::Zero && self.base_len < extent.end() {

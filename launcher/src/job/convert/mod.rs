@@ -33,7 +33,9 @@ pub struct Meant {
     pub existing: Option<Content>,
     /// What to make; without the files it names.
     pub format: TargetFormat,
-    /// The layer below the target.
+    /// Of the source only the top layer is copied into a target that is there.
+    pub top_only: bool,
+    /// The layer below a new target.
     pub backing: Option<Backing>,
     /// The file for the content of the target.
     pub data_file: Option<DataFile>,

@@ -21,6 +21,7 @@ pub(super) fn layers(meant: &Meant, inputs: Inputs, outputs: &Outputs) -> Result
         snapshot: meant.snapshot.clone(),
         target: TARGET,
         target_format: meant.format.clone(),
+        top_only: meant.top_only,
         before: outputs.target.before,
         sparse_len: meant.sparse_len,
         any_order: meant.any_order,

@@ -95,7 +95,8 @@ fn supported(convert: &Convert, codecs: Codecs) -> Result<(), Error> {
         }
     };
     let snapshot = convert.snapshot.is_none() || convert.sources.len() == 1;
-    if format && snapshot { Ok(()) } else { Err(Error::Target(TargetError::Unsupported)) }
+    let top_only = !convert.top_only || (convert.sources.len() == 1 && convert.before != Before::Empty);
+    if format && snapshot && top_only { Ok(()) } else { Err(Error::Target(TargetError::Unsupported)) }
 }
 
 fn ask<E: Env>(env: &mut E, needs: Vec<Need>) -> Result<End, Error> {

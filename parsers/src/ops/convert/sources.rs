@@ -55,7 +55,7 @@ pub fn open_images<E: Env>(
             let opened = open_existing(io, request, *image)?;
             let sources_len = sources.iter().fold(0u64, |sum, chain: &Chain| sum.saturating_add(chain.virtual_size()));
             if let Driver::Qcow2(image) = &opened.driver
-                && has_shared_granule(image, sources_len)
+                && (convert.top_only || has_shared_granule(image, sources_len))
             {
                 base = match Chain::open_below(io, request, image)? {
                     Some(resolved) => complete(resolved, &mut needs),
@@ -127,9 +127,13 @@ impl Images {
             let base_len = self.base.as_ref().map_or(0, Chain::virtual_size);
             return self.sources.into_iter().fold(source, Source::then_top_of).above(self.base, base_len);
         }
-        let source = self.sources.into_iter().fold(source, Source::then);
+        let then = if convert.top_only { Source::then_top_of } else { Source::then };
+        let source = self.sources.into_iter().fold(source, then);
         match self.existing {
-            Some((id, image)) => source.then_rest_of(Chain::top_alone(id, image)).above(self.base, u64::MAX),
+            Some((id, image)) => {
+                let source = source.then_rest_of(Chain::top_alone(id, image)).above(self.base, u64::MAX);
+                if convert.top_only { source.over_the_rest() } else { source }
+            }
             None => source,
         }
     }

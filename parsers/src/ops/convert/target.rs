@@ -67,7 +67,7 @@ pub fn make<E: Env>(
             Err(Error::Write(WriteError::Capacity { disk, end: virtual_size }))
         }
         TargetFormat::Raw => {
-            wanted.granule = convert.offload.then_some(SECTOR_LEN);
+            wanted.granule = (convert.offload || convert.top_only).then_some(SECTOR_LEN);
             let target = plain(Format::Raw, virtual_size, wanted.granule, wanted.zeros, sparse_len);
             Ok(Made { target, wanted, data_file: None })
         }

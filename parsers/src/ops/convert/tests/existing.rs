@@ -202,3 +202,70 @@ fn states_follow_each_other_without_leaks() {
         std::fs::copy(dir.join("ours.qcow2"), dir.join("old.qcow2")).unwrap();
     }
 }
+
+/// A job that writes what `top.qcow2` owns into `old.qcow2`; `base.raw` is below both.
+fn top_only(dir: &Path) -> (Request, Vec<MemoryDisk>) {
+    let (mut job, mut disks) = existing(dir, false, true);
+    disks[0] = MemoryDisk::new(read(dir, "top.qcow2"));
+    job.disks[0].len = read(dir, "top.qcow2").len() as u64;
+    job.layers[0].format = Some(Format::Qcow2);
+    job.answers.push(Answer { layer: LayerId(0), ..job.answers[0].clone() });
+    convert_of(&mut job).top_only = true;
+    (job, disks)
+}
+
+/// `-n -B`: in granules of every kind the target keeps what it has where the source owns nothing.
+#[test]
+fn only_the_top_layer_is_copied_over_what_is_there() {
+    let Some(dir) = scratch() else { return };
+    let dir = dir.path();
+    std::fs::write(dir.join("base.raw"), vec![0xee; 5 << 20]).unwrap();
+    std::fs::write(dir.join("a.raw"), []).unwrap();
+    for source in ["cluster_size=512", "cluster_size=64k", "extended_l2=on,cluster_size=16k"] {
+        qemu_img(dir, &format!("create -q -f qcow2 -o {source} -b base.raw -F raw top.qcow2 5M")).unwrap();
+        qemu_io(dir, "top.qcow2", "write -P 1 100k 3k; write -P 2 900k 300k; write -z 3M 1M; write -P 3 5119k 1k")
+            .unwrap();
+        for options in OPTIONS.iter().filter(|options| !options.contains("preallocation")) {
+            for (backing, is_dirty) in [("-b base.raw -F raw ", false), ("-b base.raw -F raw ", true), ("", true)] {
+                qemu_img(dir, &format!("create -q -f qcow2 -o {options} {backing}old.qcow2 5M")).unwrap();
+                if is_dirty {
+                    qemu_io(dir, "old.qcow2", WRITES).unwrap();
+                }
+                std::fs::copy(dir.join("old.qcow2"), dir.join("expected.qcow2")).unwrap();
+                qemu_img(dir, "convert -n -B base.raw -O qcow2 top.qcow2 expected.qcow2").unwrap();
+                for (lanes, any_order) in [(1, false), (2, false), (4, true)] {
+                    let (mut job, disks) = top_only(dir);
+                    (job.lanes, convert_of(&mut job).any_order) = (lanes, any_order);
+                    std::fs::write(dir.join("ours.qcow2"), run(&job, &disks).unwrap()).unwrap();
+                    let report = qemu_img(dir, "check ours.qcow2").unwrap();
+                    assert!(report.starts_with("No errors were found"), "{source} {options}: {report}");
+                    let same = qemu_img(dir, "compare expected.qcow2 ours.qcow2");
+                    assert_eq!(
+                        same.as_deref(),
+                        Ok("Images are identical.\n"),
+                        "{source} {options} {backing}{is_dirty}"
+                    );
+                    assert_eq!(header(dir, "ours.qcow2"), header(dir, "old.qcow2"));
+                }
+            }
+        }
+    }
+}
+
+/// qemu-img takes them for what shows there anyway, and leaves what the target has.
+#[test]
+fn past_the_end_of_what_is_below_zeros_are_written() {
+    let Some(dir) = scratch() else { return };
+    let dir = dir.path();
+    std::fs::write(dir.join("base.raw"), vec![0xee; 1 << 20]).unwrap();
+    std::fs::write(dir.join("a.raw"), []).unwrap();
+    for name in ["top.qcow2", "old.qcow2"] {
+        qemu_img(dir, &format!("create -q -f qcow2 -b base.raw -F raw {name} 3M")).unwrap();
+    }
+    qemu_io(dir, "top.qcow2", "write -P 1 512k 64k; write -z 2M 64k").unwrap();
+    qemu_io(dir, "old.qcow2", "write -P 2 2M 64k").unwrap();
+    let (job, disks) = top_only(dir);
+    std::fs::write(dir.join("ours.qcow2"), run(&job, &disks).unwrap()).unwrap();
+    assert!(qemu_img(dir, "check ours.qcow2").unwrap().starts_with("No errors were found"));
+    assert_eq!(qemu_img(dir, "compare top.qcow2 ours.qcow2").as_deref(), Ok("Images are identical.\n"));
+}

@@ -34,6 +34,7 @@ fn job(sources: Vec<Vec<u8>>, target_format: TargetFormat) -> (Request, Vec<Memo
         target_format,
         before: Before::Empty,
         sparse_len: 4096,
+        top_only: false,
         any_order: false,
         salvage: false,
         offload: false,
