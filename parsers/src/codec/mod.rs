@@ -9,6 +9,7 @@
 
 mod deflate;
 mod encode;
+mod noise;
 mod zstd;
 mod zstd_full;
 
