@@ -1,6 +1,7 @@
 //! The kernel command line: how the launcher and the machine describe devices.
 //!
 //! ```text
+//! apic=1                   local APICs are at the usual place, and each lane has a core; only as the first word
 //! nonce=HEX32              the run's nonce, repeated in the control header
 //! lanes=N                  vCPUs that may be started (default 1)
 //! poff=PORT,VALUE          how to switch off, both in hexadecimal (default: the built-in machine's port)
@@ -20,6 +21,8 @@ use alloc::vec::Vec;
 pub struct CommandLine {
     /// The nonce; zeros when none was given, which no launcher sends.
     pub nonce: [u8; 16],
+    /// Local APICs are there: the boot code has started the other cores, and cores can sleep.
+    pub apic: bool,
     /// Lanes that may be started.
     pub lanes: usize,
     /// Port and value that switch the machine off.
@@ -49,7 +52,8 @@ impl CommandLine {
     /// Parses the known words.
     #[must_use]
     pub fn parse(text: &str) -> Self {
-        let mut line = Self { lanes: 1, ..Self::default() };
+        // The boot code looks at the first word only.
+        let mut line = Self { lanes: 1, apic: text.starts_with("apic=1 "), ..Self::default() };
         for (key, value) in text.split_ascii_whitespace().filter_map(|word| word.split_once('=')) {
             match key {
                 "nonce" => line.nonce = nonce(value).unwrap_or_default(),
@@ -125,6 +129,13 @@ mod tests {
         assert_eq!(CommandLine::parse("pci=cf8 ecam=0xe8000000").pci, Some(PciAccess::Ecam(0xe800_0000)));
         assert_eq!(CommandLine::parse("ecam=e8000000 pci=cf8").pci, Some(PciAccess::Ecam(0xe800_0000)));
         assert_eq!(CommandLine::parse("ecam=here").pci, None);
+    }
+
+    #[test]
+    fn an_apic_is_promised_by_the_first_word_only() {
+        assert!(CommandLine::parse("apic=1 lanes=2").apic);
+        assert!(!CommandLine::parse("lanes=2 apic=1").apic);
+        assert!(!CommandLine::parse("apic=10").apic);
     }
 
     #[test]

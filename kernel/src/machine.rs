@@ -29,13 +29,13 @@ impl Devices {
         Self { lanes, found: Vec::new() }
     }
 
-    /// The control device's queue, and the disks' queues by lane.
+    /// The control device's queue, and the disks' queues by lane, for at most `cores` lanes.
     #[must_use]
-    pub fn into_queues(self) -> Option<(Queue, Vec<Lane>)> {
+    pub fn into_queues(self, cores: usize) -> Option<(Queue, Vec<Lane>)> {
         let mut devices = self.found.into_iter();
         let control = devices.next()?.queues.into_iter().next()?;
         let mut disks: Vec<_> = devices.map(|device| device.queues.into_iter()).collect();
-        let lanes = disks.iter().map(ExactSizeIterator::len).min().unwrap_or(1);
+        let lanes = disks.iter().map(ExactSizeIterator::len).min().unwrap_or(1).min(cores);
         let lanes = (0..lanes).map(|_| Lane::new(disks.iter_mut().filter_map(Iterator::next).collect())).collect();
         Some((control, lanes))
     }

@@ -4,6 +4,7 @@ use crate::blk::Queue;
 use crate::command_line::CommandLine;
 use crate::death::{self, die};
 use crate::mem;
+use crate::smp;
 use alloc::borrow::Cow;
 use alloc::vec;
 use alloc::vec::Vec;
@@ -54,8 +55,9 @@ impl Mailbox {
     /// # Errors
     /// The launcher refused it, or the limit is reached.
     pub fn reply(&mut self, batch: Vec<u8>) -> Result<(), ReplyError> {
+        let mut looks = 0;
         while self.under_way() {
-            core::hint::spin_loop();
+            smp::relax(&mut looks);
         }
         let offset = self.next_offset(&batch)?;
         self.transfer(Action::Write, offset, batch).map(drop)
@@ -115,12 +117,13 @@ impl Mailbox {
         if let Some(notify) = self.queue.take_notification() {
             notify.ring();
         }
+        let mut looks = 0;
         loop {
             if let Some(mut finished) = self.queue.poll() {
                 finished.result.map_err(|_| ReplyError)?;
                 return finished.request.segments.pop().ok_or(ReplyError);
             }
-            core::hint::spin_loop();
+            smp::relax(&mut looks);
         }
     }
 }

@@ -6,6 +6,7 @@ use crate::death::{die, die_at};
 use crate::machine::{Devices, Machine};
 use crate::mailbox::Mailbox;
 use crate::mem;
+use crate::smp;
 use instar_abi::epitaph::Death;
 use instar_abi::error::Error;
 use instar_abi::reply::{End, Frame};
@@ -18,7 +19,8 @@ pub fn run(start_info: u64, operation: impl FnOnce(&Request, &mut Machine) -> Re
     if let Err(error) = bus::discover(&line, &mut devices) {
         die(Death::BadDevice, error.words());
     }
-    let Some((control, lanes)) = devices.into_queues() else { die(Death::BadControl, "no device") };
+    let lanes = smp::find_cores(&line);
+    let Some((control, lanes)) = devices.into_queues(lanes) else { die(Death::BadControl, "no device") };
     let (mailbox, request) = Mailbox::open(control, &line);
     let Some(mut machine) = Machine::new(lanes, mailbox) else { die(Death::BadControl, "no lane") };
     let end = operation(&request, &mut machine).unwrap_or_else(End::Failed);

@@ -22,6 +22,7 @@ const ENGINE: &str = "INSTAR_TEST_ENGINE";
 const ARGUMENTS: &str = "INSTAR_TEST_ARGUMENTS";
 const DIRECTORY: &str = "INSTAR_TEST_DIRECTORY";
 const PROVOKE: &str = "INSTAR_TEST_PROVOKE";
+const LANES: &str = "INSTAR_TEST_LANES";
 
 /// Longest that anything here may take.
 const PATIENCE: Duration = Duration::from_secs(100);
@@ -191,7 +192,7 @@ fn info_says_the_same_on_every_engine() {
 }
 
 #[test]
-fn convert_writes_the_same_on_every_engine() {
+fn convert_writes_the_same_on_every_engine_with_one_lane_and_with_two() {
     be_launcher_if_told();
     let directory = scratch();
     if !has_images() || !make(directory.path(), IMAGES) {
@@ -204,15 +205,17 @@ fn convert_writes_the_same_on_every_engine() {
     ];
     for arguments in cases {
         let mut first = None;
-        for place in places() {
-            let ran = launch("convert_writes_the_same_on_every_engine", place, directory.path(), arguments);
-            assert_eq!(ran.code, Some(0), "{place}: {arguments:?}: {}", ran.err);
+        for (place, lanes) in places().into_iter().flat_map(|place| [(place, "1"), (place, "2")]) {
+            let test = "convert_writes_the_same_on_every_engine_with_one_lane_and_with_two";
+            let ran =
+                launch(test, place, directory.path(), &[&arguments[..1], &["-m", lanes], &arguments[1..]].concat());
+            assert_eq!(ran.code, Some(0), "{place}, {lanes} lanes: {arguments:?}: {}", ran.err);
             let made = std::fs::read(directory.path().join("out")).expect("made");
             if first.is_none() {
                 // Another program's word for the content.
                 make(directory.path(), "qemu-img compare out flat.raw");
             }
-            assert!(*first.get_or_insert_with(|| made.clone()) == made, "{place}: {arguments:?}");
+            assert!(*first.get_or_insert_with(|| made.clone()) == made, "{place}, {lanes} lanes: {arguments:?}");
             std::fs::remove_file(directory.path().join("out")).expect("there");
         }
     }
@@ -499,6 +502,7 @@ fn the_page_s_own_commands_work() {
 fn be_provoked_if_told() {
     let Some(place) = std::env::var_os(ENGINE) else { return };
     let how = std::env::var(PROVOKE).expect("a child is told").parse().expect("a number");
+    let lanes = std::env::var(LANES).expect("a child is told").parse().expect("a number");
     let images = std::env::var_os("INSTAR_TEST_IMAGES").expect("the parent has looked");
     let image = std::fs::read(Path::new(&images).join("provoke")).expect("provoke is built");
     let mut file = tempfile::tempfile().expect("a file");
@@ -512,7 +516,7 @@ fn be_provoked_if_told() {
         budget: limits::INFO_BUDGET,
         seed: [0; 32],
         now: how,
-        lanes: 1,
+        lanes,
     };
     let limits = limits::Limits { memory_len: 128 << 20, time: Duration::from_secs(3), ..limits::INFO };
     let job = Job { op: "info", disks: vec![disk], request, limits };
@@ -524,7 +528,7 @@ fn be_provoked_if_told() {
 }
 
 /// What a guest that misbehaves comes to on a place.
-fn provoke(test: &str, place: &str, how: u64) -> String {
+fn provoke(test: &str, place: &str, how: u64, lanes: u8) -> String {
     let exe = std::env::current_exe().expect("a test binary knows itself");
     let started = Instant::now();
     let output = Command::new("timeout")
@@ -533,6 +537,7 @@ fn provoke(test: &str, place: &str, how: u64) -> String {
         .args([test, "--exact", "--nocapture", "--test-threads=1"])
         .env(ENGINE, place)
         .env(PROVOKE, how.to_string())
+        .env(LANES, lanes.to_string())
         .output()
         .expect("it runs");
     assert!(started.elapsed() < PATIENCE, "{place}: {how} did not end");
@@ -556,7 +561,7 @@ macro_rules! provoked {
                 return;
             }
             for place in places() {
-                let saw = provoke(stringify!($name), place, $how);
+                let saw = provoke(stringify!($name), place, $how, 1);
                 for part in [$($part),+] {
                     assert!(saw.contains(part), "{place}: {part:?} is not in {saw}");
                 }
@@ -569,6 +574,7 @@ provoked! {
     a_guest_that_ends_well_is_done_everywhere: 0 => "saw: Ok(Done";
     a_panic_is_reported_with_its_place_everywhere: 1 => "Died", "Panic", "saw: Err(Reported)";
     a_page_fault_is_reported_with_its_address_everywhere: 2 => "death: Fault", "vector_or_line: 14", "cr2: 8";
+    the_local_apic_is_out_of_reach_everywhere: 14 => "death: Fault", "vector_or_line: 14", "error_code: 7", "cr2: 4276093696";
     an_exhausted_heap_is_reported_everywhere: 4 => "HeapExhausted";
     a_guest_that_hangs_is_stopped_everywhere: 5 => "TimeOut";
     a_read_only_disk_is_never_written_anywhere: 10 => "saw: Ok(Failed(WrongOp))";
@@ -580,4 +586,20 @@ provoked! {
     data_outside_memory_end_the_run: 24 => "GuestFault(Chain { device: 1 })";
     a_descriptor_outside_its_table_ends_the_run: 25 => "GuestFault(Chain { device: 1 })";
     more_requests_than_the_ring_holds_end_the_run: 26 => "GuestFault(Ring { device: 1 })";
+}
+
+/// Every lane reads a sector of threes, twice: 6, and 12 for the second lane.
+#[test]
+fn two_lanes_run_on_every_machine_that_has_two_queues() {
+    be_provoked_if_told();
+    if !has_test_images() {
+        return;
+    }
+    for place in places() {
+        let saw = provoke("two_lanes_run_on_every_machine_that_has_two_queues", place, 12, 2);
+        let has_one = ["strict-mmio", "pci", "pci-by-ports", "firecracker"].contains(&place);
+        let (sum, lanes) = if has_one { (6, 1) } else { (18, 2) };
+        let told = format!("Progress {{ done: {sum}, total: {} }}", u64::MAX - lanes);
+        assert!(saw.contains(&told) && saw.contains("saw: Ok(Done"), "{place}: {told:?} is not in {saw}");
+    }
 }

@@ -34,6 +34,7 @@ fn die(request: &Request, machine: &mut Machine) -> Result<End, Error> {
         10 => return write_to_disk_0(machine),
         11 => garbage_reply(machine),
         12 => return sum_on_all_lanes(machine),
+        14 => provoke::write_to_local_apic(),
         20..=26 => return break_the_ring_of_disk_0(machine, request.now),
         13 => return vector_instructions_on_all_lanes(machine),
         _ => return Err(Error::WrongOp),

@@ -45,6 +45,10 @@ pub mod offset {
 /// fault handler: port (2 bytes; 0: the built-in machine's), value, and whether the serial line is read.
 pub const WAY_OUT: usize = 512;
 
+/// Word of the page, behind what the boot code may keep of the memory map, where the boot code tells whether it has found
+/// a local APIC that the command line promised: 1, else 0.
+pub const APIC_READY: u64 = 0x600;
+
 const _: () = assert!(size_of::<Epitaph>() == 256 && size_of::<Epitaph>() <= WAY_OUT);
 const _: () = assert!(core::mem::offset_of!(Epitaph, kind) == offset::KIND);
 const _: () = assert!(core::mem::offset_of!(Epitaph, vector_or_line) == offset::VECTOR);

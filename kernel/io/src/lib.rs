@@ -110,8 +110,8 @@ pub trait Blocks {
     /// The next finished request, in any order; `None` when nothing has finished yet.
     fn poll(&mut self) -> Option<Completion>;
 
-    /// This lane can only go on when another has: called again and again while that is so. Machines with fewer
-    /// free cores than lanes let the others run.
+    /// This lane can only go on when another lane or a device has: called again and again while that is so. Machines
+    /// with fewer free cores than lanes and devices let the others run.
     fn relax(&mut self) {
         core::hint::spin_loop();
     }

@@ -1,26 +1,47 @@
 /* PVH entry to ring 3, the ring-0 stub, and the page tables.
  *
- * Ring 0 does two things and no more: the mode switch below, and faults (write the epitaph, power
- * off); in provoking images it can also break its own stack. It is integer code only: on some hosts
- * ring 0 is interpreted.
+ * Ring 0 does four things and no more: the mode switch below; starting the other cores, before ring 3 runs;
+ * sleeping for a moment (`instar_sleep`); and faults (write the epitaph, power off). In provoking images it can
+ * also break its own stack. It is integer code only: on some hosts ring 0 is interpreted.
  *
  * Everything lies at fixed addresses, so gates, descriptors and page tables are constants, and every
  * page has its rights from the first instruction of ring 3 on:
  *   RING0_TEXT   supervisor: stubs, one every 16 bytes from the first byte; then the code
- *   RING0_DATA   supervisor: IDT, GDT, TSS with an I/O bitmap of ports 0 to 0xfff, two small stacks
+ *   RING0_DATA   supervisor: IDT, GDT, a TSS a core with one I/O bitmap of ports 0 to 0xfff, small stacks
  *   PAGE_TABLES  mapped nowhere: nothing can change them
  *
  * State at entry (PVH): 32-bit protected mode, flat segments, paging off, ebx = start info.
+ *
+ * Where the command line starts with "apic=", the machine has local APICs at the usual place. Then every other core
+ * is started at once, at the null page, which is never mapped later: it comes to ring 3 at `instar_core` with its lane's
+ * number. Ring 3 reaches no APIC.
  */
 .set RING0_TEXT, IMAGE
 .set MEMORY_MAP_COPY, EPITAPH + 0x400
 .set RING0_DATA, IMAGE + 0x1000
 .set PAGE_TABLES, IMAGE + 0x2000
 .set IDT_AT, RING0_DATA
-.set TSS_AT, RING0_DATA + 0x880
-.set TSS_LEN, 0x68 + 0x200 + 1
-.set DF_STACK, RING0_DATA + 0xd80
-.set STACK0, RING0_DATA + 0x1000
+.set GATES, 33
+.set TSS_AT, RING0_DATA + 0x2c0
+.set TSS_LEN, 0x68
+.set IO_BITMAP, TSS_AT + LANES_MAX * TSS_LEN
+.set IO_BITMAP_END, IO_BITMAP + 0x200 + 1
+.set STACK0_LEN, 0xd0
+.set DF_STACK, RING0_DATA + 0x1000 - LANES_MAX * STACK0_LEN
+.set STACK0, RING0_DATA + 0x1000        /* of lane 0; the others' lie below */
+
+/* Local APIC (Intel SDM 3A, 11.4): base, and offsets. */
+.set APIC, 0xfee00000
+.set APIC_TPR, 0x80
+.set APIC_EOI, 0xb0
+.set APIC_SPURIOUS, 0xf0
+.set APIC_COMMAND, 0x300
+.set APIC_TIMER, 0x320
+.set APIC_LINT0, 0x350
+.set APIC_LINT1, 0x360
+.set APIC_COUNT, 0x380
+.set APIC_DIVIDE, 0x3e0
+.set APIC_VECTOR, 32                    /* the one interrupt there is: the timer's */
 
 .section .note.pvh,"a",@note
 .align 4
@@ -38,6 +59,9 @@ stubs:
   .if (v == 6) && PROVOKE
     jmp invalid_opcode
   .endif
+  .if v == 13
+    jmp general_protection
+  .endif
   .if (v == 8) || (v == 10) || (v == 11) || (v == 12) || (v == 13) || (v == 14) || (v == 17) || (v == 21) || (v == 29) || (v == 30)
   .else
     pushq $0
@@ -46,6 +70,30 @@ stubs:
     jmp fault
   .set v, v + 1
 .endr
+/* Vector 32: it has woken its core, and that is all. */
+.align 16
+timer:
+    pushq %rax
+    mov $APIC + APIC_EOI, %eax
+    movl $0, (%rax)
+    popq %rax
+    iretq
+
+/* Vector 13, at the one `hlt` of ring 3: sleeps until the timer has run down from edi. */
+general_protection:
+    cmpq $instar_sleep, 8(%rsp)
+    je 1f
+    pushq $13
+    jmp fault
+1:  mov $APIC + APIC_COUNT, %eax
+    mov %edi, (%rax)
+    sti
+    hlt
+    cli
+    add $8, %rsp
+    incq (%rsp)
+    iretq
+
 .if PROVOKE
 /* Vector 6, `ud2` with rdx = "brea": the next fault finds no stack. */
 invalid_opcode:
@@ -116,6 +164,48 @@ hex:
     ret
 
 .code32
+/* This core's local APIC: on, nothing from outside, a timer that fires once. */
+.macro LOCAL_APIC
+    movl $0x100 + APIC_VECTOR, APIC + APIC_SPURIOUS
+    movl $0x10000, APIC + APIC_LINT0
+    movl $0x10000, APIC + APIC_LINT1
+    movl $0, APIC + APIC_TPR
+    movl $0xb, APIC + APIC_DIVIDE           /* by 1 */
+    movl $APIC_VECTOR, APIC + APIC_TIMER
+.endm
+
+/* Where another core starts, in real mode, once copied to address 0. */
+.code16
+trampoline:
+    cli
+    cld
+    xor %ax, %ax
+    mov %ax, %ds
+    lgdtl trampoline_pointer - trampoline
+    mov %cr0, %eax
+    or $1, %al
+    mov %eax, %cr0
+    ljmpl $0x08, $core_start
+.align 8
+trampoline_gdt:
+    .quad 0
+    .quad 0x00cf9b000000ffff        /* 08 code, 32-bit, flat */
+    .quad 0x00cf93000000ffff        /* 10 data, flat */
+trampoline_pointer:
+    .word trampoline_pointer - trampoline_gdt - 1
+    .long trampoline_gdt - trampoline
+.set TRAMPOLINE_LEN, . - trampoline
+
+.code32
+core_start:
+    mov $0x10, %eax
+    mov %eax, %ds
+    mov %eax, %es
+    mov %eax, %ss
+    LOCAL_APIC
+    mov $1, %ebp
+    jmp paging
+
 .globl pvh_start
 pvh_start:
     cli
@@ -128,7 +218,32 @@ pvh_start:
     mov $16 * 24 / 4, %ecx          /* as many entries as are looked at */
     rep movsl
     movl $MEMORY_MAP_COPY, 40(%ebx)
-11: mov $pml4, %eax
+11: movl $0, APIC_READY
+    mov 24(%ebx), %eax
+    test %eax, %eax
+    jz 12f
+    cmpl $0x63697061, (%eax)        /* "apic" */
+    jne 12f
+    cmpb $'=', 4(%eax)
+    jne 12f
+    mov $0x1b, %ecx                 /* IA32_APIC_BASE: on, not x2APIC, at the usual place */
+    rdmsr
+    and $0xfffffc00, %eax
+    cmp $APIC + 0x800, %eax
+    jne 12f
+    test %edx, %edx
+    jnz 12f
+    movl $1, APIC_READY
+    LOCAL_APIC
+    mov $trampoline, %esi
+    xor %edi, %edi
+    mov $TRAMPOLINE_LEN, %ecx
+    rep movsb
+    movl $0xc4500, APIC + APIC_COMMAND      /* INIT to all but this one */
+    movl $0xc4600, APIC + APIC_COMMAND      /* start at page 0 */
+12: xor %ebp, %ebp
+paging:
+    mov $pml4, %eax
     mov %eax, %cr3
     mov %ebx, %esi
     mov $1, %eax
@@ -162,25 +277,46 @@ start64:
     xor %eax, %eax
     mov %eax, %fs
     mov %eax, %gs
-    mov $0x28, %eax
-    ltr %ax
     lidt idt_pointer(%rip)
+    xor %eax, %eax
+    test %ebp, %ebp
+    jz 1f
+    mov $1, %eax
+    lock xadd %eax, NEXT_LANE       /* cores come in any order */
+    cmp $LANES_MAX, %eax
+    jae spare
+1:  mov %eax, %edx                  /* the lane */
+    shl $4, %eax
+    add $0x28, %eax
+    ltr %ax
+    imul $STACK0_LEN, %edx, %eax
     mov $STACK0, %esp
-    mov %ebx, %edi
-    pushq $0x1b
+    sub %rax, %rsp
     mov $STACK3, %eax
+    lea instar_main(%rip), %rcx
+    mov %ebx, %edi
+    test %edx, %edx
+    jz 2f
+    imul $STACK_LEN + 0x1000, %edx, %eax
+    add $STACKS + STACK_LEN + 0x1000 - 24, %eax
+    lea instar_core(%rip), %rcx
+    mov %edx, %edi
+2:  pushq $0x1b
     pushq %rax
     pushq $2
     pushq $0x23
-    lea instar_main(%rip), %rax
-    pushq %rax
+    pushq %rcx
     iretq
+spare:
+    cli
+    hlt
+    jmp spare
 
 gdt_pointer:
     .word gdt_end - gdt - 1
     .quad gdt
 idt_pointer:
-    .word 32 * 16 - 1
+    .word GATES * 16 - 1
     .quad IDT_AT
 idt_none:
     .word 0
@@ -191,9 +327,9 @@ idt_none:
     .word (\at) & 0xffff, 0x08, \ist | (\attributes << 8), (\at) >> 16
     .quad 0
 .endm
-/* IDT: 32 exception gates. */
+/* IDT: 32 exception gates, and the timer's. */
 .set v, 0
-.rept 32
+.rept GATES
   .if v == 8
     GATE RING0_TEXT + v * 16, 0x8e, 1
   .else
@@ -207,16 +343,28 @@ gdt: .quad 0
      .quad 0x00cf93000000ffff       /* 10 data, ring 0 */
      .quad 0x00cff3000000ffff       /* 18 data, ring 3 */
      .quad 0x00affb000000ffff       /* 20 code, ring 3, 64-bit */
-     .word TSS_LEN - 1, TSS_AT & 0xffff
-     .byte (TSS_AT >> 16) & 0xff, 0x89, 0, TSS_AT >> 24
-     .quad 0                        /* 28 TSS */
+.set tss, TSS_AT                    /* 28 and on: the TSS of each lane, up to the end of the bitmap that all share */
+.rept LANES_MAX
+     .word IO_BITMAP_END - tss - 1, tss & 0xffff
+     .byte (tss >> 16) & 0xff, 0x89, 0, tss >> 24
+     .quad 0
+  .set tss, tss + TSS_LEN
+.endr
 gdt_end:
-.org 0x880
+     .align 4
+NEXT_LANE: .long 1
+.org 0x2c0
+.set tss, TSS_AT
+.set stack, STACK0
+.rept LANES_MAX
      .long 0
-     .quad STACK0, 0, 0, 0          /* rsp0 .. reserved */
+     .quad stack, 0, 0, 0           /* rsp0 .. reserved */
      .quad DF_STACK                 /* IST 1: double faults */
      .fill 58, 1, 0
-     .word 0x68
+     .word IO_BITMAP - tss
+  .set tss, tss + TSS_LEN
+  .set stack, stack - STACK0_LEN
+.endr
      .fill 0x200, 1, 0              /* I/O bitmap: ports 0 to 0xfff are ring 3's */
      .byte 0xff
 .org 0x1000
@@ -227,7 +375,7 @@ gdt_end:
  *                     read-only data, data
  *   the stacks        4 KiB pages, one left out below each
  *   .. 1 GiB          2 MiB pages, data: heap and buffers, as far as there is memory
- *   3 GiB .. 4 GiB    2 MiB pages, data past the caches: device windows
+ *   3 GiB .. 4 GiB    2 MiB pages, data past the caches: device windows; the local APIC's is ring 0's alone
  * No entry is both writable and executable. */
 .set PRESENT, 1
 .set WRITABLE, 2
@@ -265,7 +413,11 @@ pd_memory:
 pd_devices:
 .set page, 0xc0000000
 .rept 512
+  .if page == APIC
+    .quad page + DATA_PAGE + LARGE + UNCACHED - USER
+  .else
     .quad page + DATA_PAGE + LARGE + UNCACHED
+  .endif
     .set page, page + 0x200000
 .endr
 pt_low:
@@ -286,3 +438,11 @@ pt_stacks:
     .set stack, stack + 0x1000 + STACK_LEN
 .endr
     .fill (HEAP - stack) / 0x1000, 8, 0
+
+/* `extern "C" fn instar_sleep(count: u32)`: ring 3 may not halt, and ring 0 does it for it. Where there is no APIC to
+   end the sleep, nobody calls this. */
+.section .text.instar_sleep,"ax",@progbits
+.globl instar_sleep
+instar_sleep:
+    hlt
+    ret

@@ -12,4 +12,5 @@ pub(crate) mod port;
 pub(crate) mod prepare;
 #[cfg(feature = "provoke")]
 pub mod provoke;
+pub(crate) mod sleep;
 pub mod start_info;

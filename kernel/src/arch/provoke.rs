@@ -56,6 +56,13 @@ pub fn vector_instructions() -> u32 {
     }
 }
 
+/// Asks the local APIC to start every other core where this guest likes.
+pub fn write_to_local_apic() {
+    let command = core::ptr::with_exposed_provenance_mut::<u32>(0xfee0_0300);
+    // SAFETY: ring 0's alone: it faults, and that is the point.
+    unsafe { command.write_volatile(0xc_4600) }
+}
+
 /// One round, from the example of Intel's white paper on AES-NI.
 #[target_feature(enable = "aes,sse2")]
 fn aes_is_right() -> bool {

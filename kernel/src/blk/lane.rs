@@ -14,7 +14,7 @@ pub struct Lane {
     /// Where the next poll starts, so that no disk starves another.
     turn: usize,
     next: u64,
-    /// How often the lane has waited for another one.
+    /// How often the lane has looked in vain for another one or a device.
     relaxed: u32,
 }
 
@@ -78,6 +78,7 @@ impl Blocks for Lane {
         for _ in 0..self.queues.len() {
             self.turn = (self.turn + 1) % self.queues.len();
             if let Some(Finished { id, request, result }) = self.queues[self.turn].poll() {
+                self.relaxed = 0;
                 return Some(Completion { token: Token(id), request, result });
             }
         }

@@ -63,6 +63,13 @@ impl BlockQueue {
         self.queue.next_avail()
     }
 
+    /// Whether the guest wants to be told of what it finds in the used ring; one that looks by itself does not.
+    #[must_use]
+    pub fn wants_call(&self, memory: &Memory) -> bool {
+        const NO_INTERRUPT: u16 = 1; // VIRTQ_AVAIL_F_NO_INTERRUPT
+        memory.read(self.queue.avail_ring()).map_or(true, |flags| u16::from_le_bytes(flags) & NO_INTERRUPT == 0)
+    }
+
     /// Serves what is in it, at most a full ring.
     ///
     /// # Errors

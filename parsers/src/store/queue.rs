@@ -62,7 +62,7 @@ impl<'a, B: Blocks> Queue<'a, B> {
         self.finished.pop_front().or_else(|| self.blocks.poll())
     }
 
-    /// Lets other lanes go on, for one that waits for them.
+    /// Lets others go on, for a lane that waits for them.
     pub fn relax(&mut self) {
         self.blocks.relax();
     }
@@ -90,7 +90,7 @@ impl<'a, B: Blocks> Queue<'a, B> {
             if let Some(completion) = self.blocks.poll() {
                 return completion;
             }
-            core::hint::spin_loop();
+            self.blocks.relax();
         }
     }
 }

@@ -8,11 +8,17 @@ pub const WORDS: &str = "ecam=0xe8000000 poff=600,34";
 
 /// The arguments of a run.
 pub fn arguments(command: &mut Command, plan: &Plan<'_>) {
-    command.args(["--cpus", "boot=1", "--memory", &format!("size={}M,shared=on", plan.memory_mib)]);
+    command.args([
+        "--cpus",
+        &format!("boot={}", plan.lanes),
+        "--memory",
+        &format!("size={}M,shared=on", plan.memory_mib),
+    ]);
     command.args(["--serial", "tty", "--console", "off", "--disk"]);
-    for socket in plan.sockets {
+    for (index, socket) in plan.sockets.iter().enumerate() {
+        let queues = plan.queues(index);
         // Paths are ours: they hold no comma.
-        command.arg(format!("vhost_user=on,socket={},num_queues=1,queue_size=128", socket.display()));
+        command.arg(format!("vhost_user=on,socket={},num_queues={queues},queue_size=128", socket.display()));
     }
     command.arg("--kernel").arg(plan.kernel).args(["--cmdline", &plan.line]);
 }

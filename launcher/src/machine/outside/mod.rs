@@ -67,6 +67,7 @@ pub enum OutsideError {
 pub struct Running {
     program: Program,
     nonce: [u8; 16],
+    lanes: usize,
     ends: Mutex<Option<Ends>>,
     _process: Outside,
     _directory: Directory,
@@ -99,18 +100,25 @@ impl Running {
             Ok((kernel, sockets, listeners))
         };
         let (kernel, sockets, listeners) = started().map_err(OutsideError::Directory).map_err(failed)?;
+        let lanes = usize::from(job.request.lanes).clamp(1, program.lanes_max());
         let plan = Plan {
             directory: &directory,
             kernel: &kernel,
             sockets: &sockets,
             memory_mib: job.limits.memory_len >> 20,
-            line: format!("nonce={:032x} lanes=1 serial=1 {}", u128::from_be_bytes(nonce), program.words()),
+            lanes,
+            // The boot code looks for the first word.
+            line: format!(
+                "apic=1 nonce={:032x} lanes={lanes} serial=1 {}",
+                u128::from_be_bytes(nonce),
+                program.words()
+            ),
         };
         let mut command = program.command(&plan).map_err(OutsideError::Program).map_err(failed)?;
         let (process, ends) = Outside::start(&mut command, guardian)
             .map_err(|error| failed(OutsideError::Program(program.could_not_start(error))))?;
         let ends = Mutex::new(Some(Ends { listeners, program: ends }));
-        Ok(Self { program, nonce, ends, _process: process, _directory: directory })
+        Ok(Self { program, nonce, lanes, ends, _process: process, _directory: directory })
     }
 
     /// The run's nonce.
@@ -155,7 +163,7 @@ impl Running {
         let mut disks: Vec<Arc<dyn Disk>> = vec![Arc::<Control>::clone(control)];
         disks.extend(job.disks.iter().cloned());
         let descriptors = DESCRIPTORS_BEFORE + DESCRIPTORS_A_DEVICE * disks.len() as u64;
-        let backend = Backend::new(listeners.into_iter().zip(disks).collect(), 1, program);
+        let backend = Backend::new(listeners.into_iter().zip(disks).collect(), self.lanes, program);
         let _ = sandbox::close_doors_but(job.limits.largest_file, descriptors).map_err(MachineError::Sandbox)?;
         let calls = if job.copies() { Calls::OutsideAndCopies } else { Calls::Outside };
         sandbox::filter_calls(calls).map_err(MachineError::Sandbox)?;

@@ -2,6 +2,7 @@
 
 use super::directory::Directory;
 use super::{cloud_hypervisor, firecracker, qemu};
+use instar_abi::layout;
 use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -87,8 +88,17 @@ pub struct Plan<'a> {
     pub sockets: &'a [PathBuf],
     /// Guest memory.
     pub memory_mib: u64,
+    /// Lanes: cores, and queues of every device but the control device.
+    pub lanes: usize,
     /// The kernel's command line.
     pub line: String,
+}
+
+impl Plan<'_> {
+    /// Queues of a device: the control device is lane 0's alone.
+    pub const fn queues(&self, device: usize) -> usize {
+        if device == 0 { 1 } else { self.lanes }
+    }
 }
 
 impl Program {
@@ -138,6 +148,16 @@ impl Program {
             Self::Qemu(QemuMachine::Q35, _) => qemu::Q35_WORDS,
             Self::CloudHypervisor => cloud_hypervisor::WORDS,
             Self::Firecracker => firecracker::WORDS,
+        }
+    }
+
+    /// Most lanes of its machine.
+    #[must_use]
+    pub const fn lanes_max(self) -> usize {
+        match self {
+            // Its devices have one queue.
+            Self::Firecracker => 1,
+            Self::Qemu(..) | Self::CloudHypervisor => layout::LANES_MAX,
         }
     }
 

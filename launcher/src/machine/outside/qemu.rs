@@ -29,11 +29,14 @@ pub fn arguments(command: &mut Command, machine: QemuMachine, accelerator: &str,
     command.args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-serial", "stdio"]);
     command.args(["-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"]);
     command.args(["-global", "virtio-mmio.force-legacy=false", "-device", "isa-debug-exit,iobase=0x501,iosize=1"]);
+    command.args(["-smp", &plan.lanes.to_string()]);
     for (index, socket) in plan.sockets.iter().enumerate() {
+        let queues = plan.queues(index);
         // Paths are ours: they hold no comma.
         command.args(["-chardev", &format!("socket,id=c{index},path={}", socket.display())]);
         // q35's firmware takes all that a queue may hold, and tries each disk.
-        command.args(["-device", &format!("{device},chardev=c{index},num-queues=1,queue-size={QUEUE_SIZE_MAX}")]);
+        command
+            .args(["-device", &format!("{device},chardev=c{index},num-queues={queues},queue-size={QUEUE_SIZE_MAX}")]);
     }
     command.arg("-kernel").arg(plan.kernel).args(["-append", &plan.line]);
 }

@@ -105,8 +105,8 @@ impl Device {
         kick.read(&mut [0; 8]).map_err(Fault::Kick)?;
         const ONE: [u8; 8] = 1u64.to_ne_bytes();
         let left = queue.serve(&*self.disk, Chains::Any, memory).map_err(Fault::Guest)?;
-        // Where nobody waits for it, nobody reads it either.
-        if let Some(mut call) = ring.call.as_ref() {
+        // Where nobody waits for it, nobody reads it either. Each call would wake a thread of the program's.
+        if let Some(mut call) = ring.call.as_ref().filter(|_| queue.wants_call(memory)) {
             let _ = call.write(&ONE);
         }
         // The guest goes on meanwhile and may have kept the ring full: its turn comes again, after the others' and the clock's.

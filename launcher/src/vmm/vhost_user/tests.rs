@@ -158,6 +158,26 @@ fn a_request_is_served_without_a_call_descriptor() {
 }
 
 #[test]
+fn a_guest_is_called_unless_it_looks_by_itself() {
+    let mut machine = Machine::new(1);
+    machine.set_up_well();
+    let call = EventFd::new(vmm_sys_util::eventfd::EFD_NONBLOCK).expect("made");
+    machine.frontend.set_vring_call(0, &call).expect("sent");
+    machine.frontend.get_features().expect("answered");
+    assert_eq!(machine.read_sector(1, 0).0, 0);
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while call.read().is_err() {
+        assert!(Instant::now() < deadline, "no call");
+    }
+    // VIRTQ_AVAIL_F_NO_INTERRUPT. A message that is answered comes after the call that there might be.
+    machine.put(AVAILABLE, &1u16.to_le_bytes());
+    assert_eq!(machine.read_sector(2, 0).0, 0);
+    machine.frontend.get_features().expect("answered");
+    assert!(call.read().is_err(), "called all the same");
+    assert!(matches!(machine.end(), Ok(Stop::PowerOff)));
+}
+
+#[test]
 fn what_is_offered_is_the_disk_s_and_no_event_index() {
     let mut machine = Machine::new(2);
     let offered = machine.frontend.get_features().expect("answered");
