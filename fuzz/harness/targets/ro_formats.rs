@@ -69,7 +69,7 @@ fn check_extent(reader: &mut FuzzReader<'_>, extent: Extent, at: u64, size: u64)
         Kind::Data { disk, offset } => {
             assert!(disk == DISK && offset < disk_len.max(1), "data past the end: {extent:?}")
         }
-        Kind::Encoded { disk, offset, len, codec, cluster_size, skip } => {
+        Kind::Encoded { disk, offset, len, padding: _, codec, cluster_size, skip } => {
             assert!(disk == DISK && skip < cluster_size, "{extent:?}");
             assert!(u64::from(cluster_size - skip) >= extent.len, "more than its cluster: {extent:?}");
             if cluster_size <= CLUSTER_LEN_MAX {

@@ -58,7 +58,7 @@ pub enum End {
 /// Content that could not be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Unreadable {
-    /// First byte in the output's disk.
+    /// First byte in the disk of the source that it is of.
     pub offset: u64,
     /// Bytes.
     pub len: u64,

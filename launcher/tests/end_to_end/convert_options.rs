@@ -184,3 +184,48 @@ fn a_signal_asks_for_progress_and_work_goes_on() {
     assert!(text.starts_with("    (") && text.ends_with("/100%)\n") && text.lines().count() == 1, "{text:?}");
     make(directory.path(), "cmp a out");
 }
+
+/// The story: places counted from the start of the first source on.
+#[test]
+fn what_is_salvaged_counts_in_its_source() {
+    let Some(instar) = instar(&["qemu-img"]) else { return };
+    let directory = scratch();
+    make(
+        directory.path(),
+        "seq 1 200000 | head -c 1M >a; qemu-img convert -c -f raw -O qcow2 a bad; \
+         head -c 2k /dev/urandom | dd of=bad bs=1k seek=330 conv=notrunc 2>/dev/null; cp bad bad2",
+    );
+    let warnings = |program: &Path| {
+        let call = ["convert", "--salvage", "-f", "qcow2", "bad", "bad2", "out"];
+        let output = run(directory.path(), program, &call);
+        assert!(output.status.success());
+        let mut lines: Vec<String> = String::from_utf8_lossy(&output.stderr).lines().map(str::to_owned).collect();
+        lines.sort();
+        lines
+    };
+    let ours = warnings(&instar.with_file_name("qemu-img"));
+    assert!(!ours.is_empty());
+    assert_eq!(ours, warnings(Path::new("qemu-img")));
+}
+
+#[test]
+fn what_a_broken_table_maps_is_told_once() {
+    let Some(instar) = instar(&["qemu-img"]) else { return };
+    let directory = scratch();
+    // The L2 table is at an odd place.
+    make(
+        directory.path(),
+        "head -c 64k /dev/urandom >a; qemu-img convert -f raw -O qcow2 a bad; \
+         printf '\\200\\0\\0\\0\\0\\4\\2\\0' | dd of=bad bs=1 seek=196608 conv=notrunc 2>/dev/null",
+    );
+    let lines = |program: &Path, words: &str| {
+        let output = run(directory.path(), program, &["convert", "--salvage", "-f", "qcow2", "bad", "out"]);
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8_lossy(&output.stderr).lines().filter(|line| line.contains(words)).count()
+    };
+    let ours = instar.with_file_name("qemu-img");
+    for program in [&ours, Path::new("qemu-img")] {
+        assert_eq!(lines(program, "warning: error while reading offset "), 128);
+    }
+    assert_eq!((lines(&ours, "block status"), lines(Path::new("qemu-img"), "block status") > 0), (0, true));
+}

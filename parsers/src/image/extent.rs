@@ -35,6 +35,8 @@ pub enum Kind {
         offset: u64,
         /// Bytes that hold the stream; it may end before.
         len: u32,
+        /// Zeros that follow them: what the image says there is, and lies past its end.
+        padding: u32,
         /// How it is compressed.
         codec: Codec,
         /// Bytes of the whole cluster, decoded.
@@ -68,10 +70,10 @@ impl Extent {
         let Some(rest) = self.len.checked_sub(len).filter(|rest| *rest > 0) else { return (self, None) };
         let kind = match self.kind {
             Kind::Data { disk, offset } => Kind::Data { disk, offset: offset.saturating_add(len) },
-            Kind::Encoded { disk, offset, len: stream_len, codec, cluster_size, skip } => {
+            Kind::Encoded { disk, offset, len: stream_len, padding, codec, cluster_size, skip } => {
                 let skip = u64::from(skip).saturating_add(len);
                 let skip = u32::try_from(skip).unwrap_or(u32::MAX);
-                Kind::Encoded { disk, offset, len: stream_len, codec, cluster_size, skip }
+                Kind::Encoded { disk, offset, len: stream_len, padding, codec, cluster_size, skip }
             }
             kind @ (Kind::Zero | Kind::Hole) => kind,
         };
@@ -104,7 +106,7 @@ mod tests {
         let disk = DiskId(3);
         let encoded = |skip| {
             let (codec, cluster_size) = (Codec::Zstd, 65536);
-            Kind::Encoded { disk, offset: 77, len: 512, codec, cluster_size, skip }
+            Kind::Encoded { disk, offset: 77, len: 512, padding: 0, codec, cluster_size, skip }
         };
         for (kind, merges) in
             [(Kind::Data { disk, offset: 4096 }, true), (Kind::Zero, true), (Kind::Hole, true), (encoded(100), false)]

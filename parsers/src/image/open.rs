@@ -106,11 +106,12 @@ fn on_disk(part: &Part, extent: Extent) -> Extent {
                 None => Extent { kind: Kind::Zero, ..extent },
             }
         }
-        Kind::Encoded { disk, offset, len, codec, cluster_size, skip } if disk == part.disk => {
+        Kind::Encoded { disk, offset, len, padding, codec, cluster_size, skip } if disk == part.disk => {
             let room = part.len.saturating_sub(offset);
-            let len = len.min(u32::try_from(room).unwrap_or(u32::MAX));
+            let inside = len.min(u32::try_from(room).unwrap_or(u32::MAX));
+            let padding = padding.saturating_add(len.saturating_sub(inside));
             let offset = part.offset.saturating_add(offset);
-            Extent { kind: Kind::Encoded { disk, offset, len, codec, cluster_size, skip }, ..extent }
+            Extent { kind: Kind::Encoded { disk, offset, len: inside, padding, codec, cluster_size, skip }, ..extent }
         }
         _ => extent,
     }

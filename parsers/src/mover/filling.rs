@@ -164,9 +164,9 @@ impl Filling {
     pub fn decode(&mut self, decoder: &mut Decoder, cluster: &mut Vec<u8>, salvage: bool) -> Result<(), Error> {
         for index in 0..self.stretch.pieces.len() {
             let Some(Piece { extent, layer }) = self.stretch.pieces.get(index).copied() else { break };
-            let Kind::Encoded { disk, offset, len, codec, cluster_size, skip } = extent.kind else { continue };
+            let Kind::Encoded { disk, offset, len, padding, codec, cluster_size, skip } = extent.kind else { continue };
             cluster.resize(usize::try_from(cluster_size).unwrap_or(0), 0);
-            let result = self.decode_cluster(decoder, codec, (disk, offset, len), cluster);
+            let result = self.decode_cluster(decoder, codec, (disk, offset, len, padding), cluster);
             if result.is_err() && salvage {
                 cluster.fill(0);
                 self.lost.push(extent.start..extent.end());
@@ -186,7 +186,7 @@ impl Filling {
         &self,
         decoder: &mut Decoder,
         codec: Codec,
-        (disk, offset, len): (DiskId, u64, u32),
+        (disk, offset, len, padding): (DiskId, u64, u32, u32),
         cluster: &mut [u8],
     ) -> Result<(), CodecError> {
         let stream = self
@@ -205,11 +205,11 @@ impl Filling {
         let len = usize::try_from(len).unwrap_or(0);
         let to = from.saturating_add(len);
         match stream.bytes.get(from..to) {
-            Some(bytes) => decoder.decode(codec, bytes, cluster),
-            // What lies past the end of the disk reads as zeros, as in QEMU: a stream that is cut may end in them.
-            None => {
-                let mut padded = stream.bytes.get(from..).unwrap_or_default().to_vec();
-                padded.resize(len, 0);
+            Some(bytes) if padding == 0 => decoder.decode(codec, bytes, cluster),
+            // What lies past the end of the disk or of its window reads as zeros, as in QEMU: a stream that is cut may end in them.
+            bytes => {
+                let mut padded = bytes.or(stream.bytes.get(from..)).unwrap_or_default().to_vec();
+                padded.resize(len.saturating_add(usize::try_from(padding).unwrap_or(0)), 0);
                 decoder.decode(codec, &padded, cluster)
             }
         }

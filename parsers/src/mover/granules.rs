@@ -101,7 +101,7 @@ impl Source {
         }
         let end = stretch.room_end(extent.start, group).min(extent.end());
         let (piece, _) = extent.split(end.saturating_sub(extent.start));
-        stretch.cover(extent.start..end, group);
+        stretch.cover(extent.start..end, group, self.base_len);
         if extent.kind != Kind::Zero {
             stretch.pieces.push(Piece { extent: piece, layer });
         }
@@ -145,7 +145,7 @@ impl Source {
             let extent = Extent { start, len: end.saturating_sub(start), kind };
             self.add_whole(stretch, extent, LayerId(0), disks, (granule, group));
         } else {
-            stretch.cover(start..end, group);
+            stretch.cover(start..end, group, self.base_len);
             stretch.pieces.append(&mut pieces);
         }
         Ok(())
@@ -153,11 +153,11 @@ impl Source {
 }
 
 impl Stretch {
-    /// Adds a range of whole granules that fits, with its units.
-    fn cover(&mut self, range: Range<u64>, group: u64) {
+    /// Adds a range of whole granules that fits, with its units. Runs of zeros end at `edge`.
+    fn cover(&mut self, range: Range<u64>, group: u64, edge: u64) {
         self.add_units(range.clone(), group);
         match self.covered.last_mut() {
-            Some(last) if last.end == range.start => last.end = range.end,
+            Some(last) if last.end == range.start && range.start != edge => last.end = range.end,
             _ => self.covered.push(range),
         }
     }

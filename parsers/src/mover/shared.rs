@@ -132,7 +132,7 @@ fn join(copies: &mut Vec<CopyRange>, next: CopyRange) {
 /// Everything has been moved and nothing is in flight.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Moved {
-    /// What could not be read, ascending.
+    /// What could not be read: ascending, each part as it counts in its source.
     pub lost: Vec<Unreadable>,
 }
 
@@ -178,5 +178,5 @@ pub fn run<E: Env>(
     if let Some(error) = shared.error.into_inner() {
         return Err(error);
     }
-    Ok(Moved { lost: shared.source.into_inner().losses.into_ranges() })
+    Ok(Moved { lost: shared.source.into_inner().into_lost() })
 }

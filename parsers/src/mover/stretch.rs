@@ -8,6 +8,7 @@ use crate::store::{Budget, Cache, Queue, ReadAt, Store};
 use alloc::vec::Vec;
 use core::ops::Range;
 use instar_abi::error::Error;
+use instar_abi::reply::Unreadable;
 use instar_abi::request::{Disk, DiskId, LayerId};
 use instar_io::Blocks;
 
@@ -107,7 +108,7 @@ pub struct Source {
     /// What shows where the source owns nothing.
     base: Option<Chain>,
     /// From here on what shows there is zero.
-    base_len: u64,
+    pub(super) base_len: u64,
     cache: Cache,
     budget: Budget,
     pub(super) virtual_size: u64,
@@ -185,6 +186,25 @@ impl Source {
     #[must_use]
     pub const fn passed(&self) -> u64 {
         self.next
+    }
+
+    /// What could not be read, as it counts in the source that it is of.
+    #[must_use]
+    pub fn into_lost(self) -> Vec<Unreadable> {
+        let mut lost = Vec::new();
+        for Unreadable { offset: mut at, len } in self.losses.into_ranges() {
+            let end = at.saturating_add(len);
+            while at < end {
+                let after = self.chains.partition_point(|placed| placed.start <= at);
+                let placed = after.checked_sub(1).and_then(|index| self.chains.get(index));
+                let (start, from) = placed.map_or((0, 0), |placed| (placed.start, placed.from));
+                let next = self.chains.get(after).map_or(end, |next| next.start.min(end));
+                let offset = at.saturating_sub(start).saturating_add(from);
+                lost.push(Unreadable { offset, len: next.saturating_sub(at) });
+                at = next;
+            }
+        }
+        lost
     }
 
     /// Whether the end has been reached.
@@ -266,12 +286,13 @@ impl Source {
         if !is_top_only && extent.kind == Kind::Hole {
             extent.kind = Kind::Zero;
         }
-        if extent.kind == Kind::Zero && self.base_len < extent.end() {
+        match self.base_len.checked_sub(extent.start).filter(|len| *len > 0) {
+            // Runs of zeros end there, as in QEMU.
+            Some(len) if len < extent.len => (extent, _) = extent.split(len),
+            Some(_) => {}
             // What shows there is zero anyway.
-            match self.base_len.checked_sub(extent.start).filter(|len| *len > 0) {
-                Some(len) => extent.len = len,
-                None => extent.kind = Kind::Hole,
-            }
+            None if extent.kind == Kind::Zero => extent.kind = Kind::Hole,
+            None => {}
         }
         Ok(Some((extent, layer)))
     }

@@ -122,6 +122,6 @@ impl Blocks for Qcow {
         let offset = found & (1u64 << offset_bits).wrapping_sub(1);
         let len = u32::try_from(found >> offset_bits).unwrap_or(u32::MAX) & cluster_size.wrapping_sub(1);
         self.layered.check(offset < file_len, error)?;
-        Ok(Kind::Encoded { disk: self.disk, offset, len, codec: Codec::Deflate, cluster_size, skip: 0 })
+        Ok(Kind::Encoded { disk: self.disk, offset, len, padding: 0, codec: Codec::Deflate, cluster_size, skip: 0 })
     }
 }

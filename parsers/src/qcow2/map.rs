@@ -273,6 +273,7 @@ impl Qcow2 {
                     disk: self.disk,
                     offset,
                     len: stream_len,
+                    padding: 0,
                     codec: self.header.compression(),
                     cluster_size: self.header.cluster_size(),
                     skip: u32::try_from(within).unwrap_or(0),

@@ -192,6 +192,6 @@ impl Blocks for Vmdk {
         let cluster_size = u32::try_from(self.grain_size.min(left)).unwrap_or(u32::MAX);
         let len = u32::try_from(self.grain_size.saturating_add(STREAM_SLACK)).unwrap_or(u32::MAX);
         let offset = offset.saturating_add(marker_len);
-        Ok(Kind::Encoded { disk: self.disk, offset, len, codec: Codec::Zlib, cluster_size, skip: 0 })
+        Ok(Kind::Encoded { disk: self.disk, offset, len, padding: 0, codec: Codec::Zlib, cluster_size, skip: 0 })
     }
 }

@@ -86,7 +86,7 @@ fn compressed_entries_split_as_the_specification_says() {
     ] {
         let extents = map(Qcow2Builder::v3().l2(&[entry]).build()).unwrap();
         let codec = Codec::Deflate;
-        let kind = Kind::Encoded { disk: DiskId(0), offset, len, codec, cluster_size: 512, skip: 0 };
+        let kind = Kind::Encoded { disk: DiskId(0), offset, len, padding: 0, codec, cluster_size: 512, skip: 0 };
         assert_eq!(extents[0], Extent { start: 0, len: 512, kind });
     }
 }

@@ -161,3 +161,22 @@ fn compressed_clusters_are_packed_and_counted_as_by_qemu_img() {
     check(dir, &options(|options| (options.compress, options.extended_l2) = (true, true)), "extended_l2=on", 4096);
     check(dir, &options(|options| options.compress = true), "cluster_size=64k", 0);
 }
+
+/// qemu-img counts zeros within its buffers of 2 MiB, the mover within a unit.
+#[test]
+fn a_unit_of_zeros_is_a_hole_whatever_is_asked_for() {
+    let Some(dir) = scratch() else { return };
+    let dir = dir.path();
+    let mut bytes = vec![7; 1 << 20];
+    bytes[65536..2 * 65536].fill(0);
+    bytes[4 * 65536..4 * 65536 + 32768].fill(0);
+    let (mut job, disks) = job(vec![bytes.clone()], TargetFormat::Raw);
+    job.layers[0].format = Some(Format::Raw);
+    super::convert_of(&mut job).sparse_len = 1 << 20;
+    assert!(run(&job, &disks) == Ok(bytes.clone()));
+    assert_eq!(disks[1].written(), (1 << 20) - 65536);
+    std::fs::write(dir.join("a.raw"), bytes).unwrap();
+    qemu_img(dir, "convert -S 1M -f raw a.raw theirs.raw").unwrap();
+    let map = qemu_img(dir, "map -f raw --output=json theirs.raw").unwrap();
+    assert_eq!(map.matches("start").count(), 1, "{map}");
+}

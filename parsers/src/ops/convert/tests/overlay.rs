@@ -281,3 +281,18 @@ fn a_name_that_does_not_fit_is_refused_and_one_that_does_is_written_before_the_c
         assert_eq!(info["backing-filename"].as_str().map(str::as_bytes), Some(name.as_slice()));
     }
 }
+
+/// The story: zeros before that end and behind it were one run, long enough to be a hole or too short.
+#[test]
+fn runs_of_zeros_end_where_what_is_below_does() {
+    let Some(dir) = scratch() else { return };
+    let dir = dir.path();
+    std::fs::write(dir.join("b.raw"), vec![0xee; 1_024_000]).unwrap();
+    qemu_img(dir, "create -q -f qcow2 -b b.raw -F raw top 3M").unwrap();
+    qemu_io(dir, "top", "write -P 0 1015808 153600").unwrap();
+    qemu_img(dir, "convert -S 64k -O qcow2 -o cluster_size=512 -B b.raw -F raw top expected.qcow2").unwrap();
+    let options = Qcow2Options { cluster_bits: 9, ..Qcow2Options::default() };
+    let (mut job, disks) = overlay(dir, &[("top", Some(1)), ("b.raw", None)], 1, &options);
+    convert_of(&mut job).sparse_len = 65536;
+    judge(dir, ("top", &run(&job, &disks).unwrap()), &options, "-S 64k");
+}

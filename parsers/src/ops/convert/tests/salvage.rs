@@ -6,7 +6,7 @@ use crate::testing::{Fault, Machine, qemu_img, qemu_io, scratch};
 use instar_abi::error::{Error, Qcow2Error, ReadError};
 use instar_abi::format::Format;
 use instar_abi::reply::Frame;
-use instar_abi::request::{Request, TargetFormat};
+use instar_abi::request::{LayerId, Request, TargetFormat};
 use std::ops::Range;
 
 fn lost(machine: &Machine) -> Vec<Range<u64>> {
@@ -182,4 +182,24 @@ fn a_stream_that_is_cut_by_the_end_of_the_file_is_decoded_as_by_qemu_img() {
         }
     }
     assert!(decoded > 0 && refused > 0, "{decoded} decoded, {refused} refused");
+}
+
+/// What is lost counts in the source that it is of, as in qemu-img's warnings.
+#[test]
+fn with_several_sources_places_count_in_each() {
+    let bytes: Vec<u8> = (0..3u32 << 20).map(|index| (index / 777) as u8 | 1).collect();
+    let check = |sources: &[LayerId], (start, end): (u64, u64), times: usize| {
+        let (job, disks) = job(vec![bytes.clone(), bytes.clone()], TargetFormat::Raw);
+        let mut job = salvaging(job, 2);
+        job.layers.iter_mut().for_each(|layer| layer.format = Some(Format::Raw));
+        convert_of(&mut job).sources = sources.to_vec();
+        let mut machine = Machine::with_fault(&job, &disks, Fault::Bytes { disk: 1, start, end }, false);
+        run_in(&mut machine, &job, &disks).unwrap();
+        assert_eq!(lost(&machine), vec![start..end; times]);
+    };
+    let (one, other) = (LayerId(0), LayerId(1));
+    check(&[one, other], (1 << 20, (1 << 20) + 512), 1);
+    check(&[other, one, other], (512, 1024), 2);
+    // The end of one and the start of the next are two places.
+    check(&[other, other], (0, 3 << 20), 2);
 }
