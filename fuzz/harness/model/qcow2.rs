@@ -184,8 +184,8 @@ pub fn compressed(header: &Header, word: u64) -> Byte {
 #[must_use]
 pub fn byte_of(extent: &Extent, at: u64) -> Byte {
     match extent.kind {
-        Kind::Hole => Byte::Hole,
-        Kind::Zero => Byte::Zero,
+        Kind::Hole | Kind::Reserved { hides: false, .. } => Byte::Hole,
+        Kind::Zero | Kind::Reserved { hides: true, .. } => Byte::Zero,
         Kind::Data { offset, .. } => Byte::Data(offset.wrapping_add(at - extent.start)),
         Kind::Encoded { offset, len, .. } => Byte::Compressed(offset, len),
     }
@@ -208,7 +208,7 @@ pub fn check_extent(image: &FuzzImage<'_>, header: &Header, extent: &Extent, at:
             assert!(u64::from(skip) + extent.len <= u64::from(cluster_size), "beyond the decoded cluster");
             assert!(len <= cluster_size * 2, "a stream of {len} bytes");
         }
-        Kind::Zero | Kind::Hole => {}
+        Kind::Zero | Kind::Hole | Kind::Reserved { .. } => {}
     }
     for probe in [at, at + extent.len / 2, extent_end - 1] {
         let expected = lookup(image, header, probe);

@@ -122,6 +122,7 @@ pub fn replies() -> Vec<(String, Vec<u8>)> {
         any_order: false,
         salvage: false,
         offload: false,
+        part: None,
     });
     let coded = |op| [&[2, 4], request(op).encode().expect("memory").as_slice()].concat();
     // The build id changes with every change of the ABI; the target puts it in.

@@ -167,7 +167,7 @@ impl<'a> Job<'a> {
     fn compare(&self, reader: &mut FuzzReader<'_>, kind: &Kind, expected: &[u8; SECTOR_LEN as usize], at: u64) {
         let mut found = [0; SECTOR_LEN as usize];
         match *kind {
-            Kind::Zero | Kind::Hole => {}
+            Kind::Zero | Kind::Hole | Kind::Reserved { .. } => {}
             Kind::Data { disk, offset } => {
                 let io: &mut dyn ReadAt = reader;
                 io.read_padded(disk, offset, &mut found).expect("the budget is for metadata of a few sectors");

@@ -97,6 +97,7 @@ impl Job<'_> {
             any_order: self.head[6] & 1 != 0,
             salvage: false,
             offload: false,
+            part: None,
         });
         let output = Disk { len: 0, access: Access::Output { capacity: CAPACITY }, data: None };
         let source = Disk { len: self.source.len() as u64, access: Access::ReadOnly, data: None };

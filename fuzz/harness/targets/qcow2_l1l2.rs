@@ -104,7 +104,7 @@ fn read_content(reader: &mut FuzzReader<'_>, extent: &Extent) {
                 let _ = Codecs::SMALL.decoder().decode(codec, &stream, &mut cluster);
             }
         }
-        Kind::Zero | Kind::Hole => {}
+        Kind::Zero | Kind::Hole | Kind::Reserved { .. } => {}
     }
 }
 

@@ -9,7 +9,7 @@ use instar::render::report::Collector;
 use instar::render::zone::Zone;
 use instar_abi::control::{FRAME_LEN_MAX, Header, HeaderError, REPLY_BASE, REPLY_LEN_MAX, REQUEST_LEN_MAX};
 use instar_abi::reply::{Frame, FrameError, decode_batch, encode_frame, pad_batch};
-use instar_abi::request::{DiskId, Given, LayerId, Op, Request};
+use instar_abi::request::{DiskId, Given, LayerId, Measure, MeasuredContent, Op, Request};
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Mutex};
@@ -194,6 +194,10 @@ fn check_request(bytes: &[u8]) {
             convert.sources.iter().copied().for_each(layer);
             disk(convert.target);
         }
+        Op::Map(map) => layer(map.image),
+        Op::Measure(Measure { content: MeasuredContent::Image { image, .. }, .. }) => layer(*image),
+        Op::Measure(_) => {}
+        Op::Compare(compare) => [compare.left, compare.right].into_iter().for_each(layer),
     }
     request.layers.iter().for_each(|layer| disk(layer.disk));
     for answer in &request.answers {

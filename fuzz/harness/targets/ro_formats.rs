@@ -80,7 +80,7 @@ fn check_extent(reader: &mut FuzzReader<'_>, extent: Extent, at: u64, size: u64)
                 }
             }
         }
-        Kind::Zero | Kind::Hole => {}
+        Kind::Zero | Kind::Hole | Kind::Reserved { .. } => {}
     }
 }
 

@@ -33,8 +33,16 @@ pub enum Frame {
     /// Ranges that the launcher is to copy from disk to disk. The write of the reply completes when it has; it fails
     /// when it can't, and nothing is known of the ranges then.
     Copy(Vec<CopyRange>),
+    /// The part that is to be copied begins past the end of the sources: there is nothing to copy.
+    PastEnd,
     /// More names that the job needs. Comes before anything was written.
     Needs(Vec<Need>),
+    /// More of what map tells, ascending and without gaps.
+    Extents(Vec<MapExtent>),
+    /// What measure found.
+    Measured(Measured),
+    /// What compare found.
+    Compared(Compared),
     /// The last frame.
     End(End),
 }
@@ -53,6 +61,67 @@ pub enum End {
     NeedsFull,
     /// The operation failed.
     Failed(Error),
+}
+
+/// A run of a disk as map tells of it, in the words of QEMU's block status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MapExtent {
+    /// First byte in the disk.
+    pub start: u64,
+    /// Bytes.
+    pub len: u64,
+    /// How deep the layer that it is of lies below the top.
+    pub depth: u32,
+    /// A layer has it; else no layer of the chain does, and it reads as zeros.
+    pub is_present: bool,
+    /// It reads as zeros.
+    pub is_zero: bool,
+    /// There are clusters for it that hold content, as far as the format knows.
+    pub is_data: bool,
+    /// It is compressed.
+    pub is_compressed: bool,
+    /// Where its bytes are, as they are.
+    pub at: Option<DiskOffset>,
+}
+
+/// A byte of a disk of the job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskOffset {
+    /// The disk.
+    pub disk: DiskId,
+    /// The byte.
+    pub offset: u64,
+}
+
+/// The size of an image to be made, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Measured {
+    /// With the content that there is.
+    pub required: u64,
+    /// With content everywhere.
+    pub fully_allocated: u64,
+    /// What the bitmaps of the source would add; `None`: they can't be copied.
+    pub bitmaps: Option<u64>,
+}
+
+/// How a comparison came out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Compared {
+    /// The first difference.
+    pub difference: Option<Difference>,
+    /// The virtual sizes differ, and what both disks have is the same: a difference is in the rest of the longer one.
+    pub past_common: bool,
+}
+
+/// A difference between two disks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Difference {
+    /// Their virtual sizes.
+    Size,
+    /// How they are allocated, at this byte.
+    Allocation(u64),
+    /// Their content, in the sector that starts at this byte.
+    Content(u64),
 }
 
 /// Content that could not be read.

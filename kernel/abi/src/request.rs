@@ -47,6 +47,63 @@ pub enum Op {
     },
     /// Copy the content of an image, its chain flattened, into a new image.
     Convert(Convert),
+    /// Tell where the content of an image is.
+    Map(Map),
+    /// Tell how large a new image would be.
+    Measure(Measure),
+    /// Tell whether two images have the same content.
+    Compare(Compare),
+}
+
+/// Parameters of map.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Map {
+    /// The image; its chain is walked.
+    pub image: LayerId,
+    /// First byte of the disk.
+    pub start: u64,
+    /// Most bytes; `None`: to the end of the disk.
+    pub len: Option<u64>,
+    /// Tell no more than qemu-img does, which does not look into vhdx.
+    pub as_qemu_img: bool,
+}
+
+/// Parameters of measure.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Measure {
+    /// What would be stored.
+    pub content: MeasuredContent,
+    /// In what: [`TargetFormat::Raw`] or [`TargetFormat::Qcow2`], whose files are not looked at.
+    pub target: TargetFormat,
+    /// Bytes of a LUKS header before the content; 0: there is none.
+    pub luks_len: u64,
+    /// All of the target is allocated when it is made.
+    pub is_preallocated: bool,
+}
+
+/// What measure is asked about.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MeasuredContent {
+    /// A new disk of this many bytes.
+    Size(u64),
+    /// A copy of an image, its chain flattened.
+    Image {
+        /// The image.
+        image: LayerId,
+        /// This internal snapshot of it.
+        snapshot: Option<SnapshotName>,
+    },
+}
+
+/// Parameters of compare.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Compare {
+    /// One image; its chain is flattened.
+    pub left: LayerId,
+    /// The other.
+    pub right: LayerId,
+    /// Sizes and allocation count, too.
+    pub is_strict: bool,
 }
 
 /// Parameters of convert.
@@ -75,6 +132,17 @@ pub struct Convert {
     /// Content that lies on a disk as it is, is not read: [`Frame::Copy`](crate::reply::Frame::Copy) asks the launcher
     /// to copy it.
     pub offload: bool,
+    /// Copy this part of the disk that the sources make up, as far as they go; `None`: all of it.
+    pub part: Option<Part>,
+}
+
+/// A part of a virtual disk, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Part {
+    /// First byte.
+    pub start: u64,
+    /// Bytes, at most.
+    pub len: u64,
 }
 
 /// How the user names an internal snapshot.
@@ -343,6 +411,12 @@ impl Request {
                 let sources = !convert.sources.is_empty() && convert.sources.iter().all(|&source| layer(source));
                 sources && target && disk(convert.target)
             }
+            Op::Map(map) => layer(map.image),
+            Op::Measure(measure) => match &measure.content {
+                MeasuredContent::Size(_) => true,
+                MeasuredContent::Image { image, .. } => layer(*image),
+            },
+            Op::Compare(compare) => layer(compare.left) && layer(compare.right),
         };
         op && self.layers.iter().all(|l| disk(l.disk))
             && self.answers.iter().all(|answer| {

@@ -5,7 +5,8 @@ use super::Mode;
 use super::convert_grammar::GRAMMAR;
 use super::convert_typed::{Typed, target_format};
 use super::create_options;
-use super::info::image_name;
+use super::image_options::image_name;
+use super::progress::{Shows, Told};
 use super::terminal::Terminal;
 use crate::disk::existing::Content;
 use crate::gate::policy::{Policy, Sources};
@@ -15,10 +16,6 @@ use crate::job::failure::Failure;
 use crate::job::name::{ImageName, NameError, Reading};
 use crate::job::open::path_of;
 use crate::job::pipe::is_stdout;
-use crate::render::bar::Bar;
-use crate::render::progress::{self, Meter};
-use crate::vmm::process::take_progress_asked;
-use instar_abi::control::SECTOR_LEN;
 use instar_abi::format::Format;
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -41,15 +38,13 @@ pub(super) fn run(mode: Mode, args: &[OsString], machine: &mut dyn Machine, term
         Ok(typed) => typed,
         Err(error) => return terminal.usage("convert", &error),
     };
-    let shows = match () {
-        () if !typed.shows_progress => Shows::Asked,
-        () if mode == Mode::Instar && terminal.is_watched() => Shows::Bar(Bar::new()),
+    let shows = match Shows::by(mode, terminal, typed.shows_progress) {
         // Standard output has the content.
-        () if is_stdout(path_of(typed.target.as_encoded_bytes())) => Shows::LinesOnStderr,
-        () => Shows::Lines,
+        Shows::Lines if is_stdout(path_of(typed.target.as_encoded_bytes())) => Shows::LinesOnStderr,
+        shows => shows,
     };
-    let warnings_left = if typed.warns { WARNINGS_MAX } else { 0 };
-    let mut told = Told { mode, terminal, meter: Meter::default(), shows, warnings_left };
+    let told = Told::new(mode, terminal, shows);
+    let mut told = if typed.warns { told.warning() } else { told };
     let result = told.around(|on_news| copy(mode, &typed, machine, on_news));
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -84,6 +79,7 @@ fn copy(mode: Mode, typed: &Typed, machine: &mut dyn Machine, on_news: &mut dyn 
         any_order: typed.any_order,
         salvage: typed.salvage,
         offload: typed.offload,
+        part: None,
         rate: typed.rate,
         cache: typed.cache,
         source_cache: typed.source_cache,
@@ -118,94 +114,3 @@ fn target_path(typed: &Typed) -> Result<(Vec<u8>, Option<Content>), Failure> {
     }
     Ok((name.path, if zeros.is_some() { Some(Content::Zeros) } else { typed.existing }))
 }
-
-/// How progress is told.
-enum Shows {
-    /// As qemu-img does without -p: a line on standard error for every SIGUSR1.
-    Asked,
-    /// As qemu-img does with it.
-    Lines,
-    /// The same, on standard error.
-    LinesOnStderr,
-    /// To a person.
-    Bar(Bar),
-}
-
-/// What is told while work goes on.
-struct Told<'a> {
-    mode: Mode,
-    terminal: &'a mut Terminal,
-    meter: Meter,
-    shows: Shows,
-    warnings_left: u64,
-}
-
-impl Told<'_> {
-    /// Writes the start, what `work` tells, and the end.
-    fn around<E>(&mut self, work: impl FnOnce(&mut dyn FnMut(News)) -> Result<(), E>) -> Result<(), E> {
-        let in_lines = matches!(self.shows, Shows::Lines | Shows::LinesOnStderr);
-        if in_lines {
-            self.progress(0, 1);
-        }
-        let result = work(&mut |news| match news {
-            News::Progress { done, total } => self.progress(done, total),
-            News::Unreadable { offset, len } => self.warn(offset, len),
-        });
-        if let Shows::Bar(bar) = &self.shows {
-            bar.clear();
-        }
-        if in_lines {
-            if result.is_ok() {
-                self.write(&progress::line(1, 1));
-            }
-            self.write("\n");
-        }
-        result
-    }
-
-    fn progress(&mut self, done: u64, total: u64) {
-        let asked = take_progress_asked();
-        match &self.shows {
-            // The line is there anyway.
-            Shows::Lines | Shows::LinesOnStderr => {
-                if let Some(line) = self.meter.line(done, total) {
-                    self.write(&line);
-                }
-            }
-            Shows::Bar(bar) => {
-                bar.tell(done, total);
-                if asked {
-                    bar.aside(|| self.terminal.note(&progress::asked_line(done, total)));
-                }
-            }
-            Shows::Asked if asked => self.terminal.note(&progress::asked_line(done, total)),
-            Shows::Asked => {}
-        }
-    }
-
-    /// qemu-img reads such a stretch again sector by sector, and warns of each.
-    fn warn(&mut self, offset: u64, len: u64) {
-        let sectors = if self.mode == Mode::QemuImg { len.div_ceil(SECTOR_LEN) } else { 1 };
-        for sector in 0..sectors.min(self.warnings_left) {
-            let (program, at) = (self.mode.program(), offset.saturating_add(sector * SECTOR_LEN));
-            let text = format!("{program}: warning: error while reading offset {at}: Input/output error\n");
-            match &self.shows {
-                Shows::Bar(bar) => bar.aside(|| self.terminal.note(&text)),
-                _ => self.terminal.note(&text),
-            }
-        }
-        self.warnings_left = self.warnings_left.saturating_sub(sectors);
-    }
-
-    /// Nobody may be watching; the copy goes on all the same.
-    fn write(&mut self, text: &str) {
-        if matches!(self.shows, Shows::LinesOnStderr) {
-            self.terminal.note(text);
-        } else {
-            let _ = self.terminal.try_print(text);
-        }
-    }
-}
-
-/// Most warnings of a run, half a GiB of sectors: a stretch is as long as the guest says.
-const WARNINGS_MAX: u64 = 1 << 20;

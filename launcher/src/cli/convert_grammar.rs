@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use super::grammar::{Grammar, Opt, Support};
-use super::info::{ALLOW_BACKING, FORCE_SHARE};
+use super::image_options::{ALLOW_BACKING, FORCE_SHARE, SOURCE_CACHE};
 
 pub(super) const GRAMMAR: Grammar = Grammar {
     about: "Copy an image, its chain flattened, into a new one.",
@@ -58,14 +58,7 @@ pub(super) const GRAMMAR: Grammar = Grammar {
             help: "cache mode of the target: none, writeback, writethrough, directsync, unsafe (default)",
             support: Support::Full,
         },
-        Opt {
-            id: "source-cache",
-            short: Some('T'),
-            long: &["source-cache"],
-            value: Some("CACHE"),
-            help: "cache mode of the source: none and directsync read past the page cache",
-            support: Support::Full,
-        },
+        Opt { long: &["source-cache"], ..SOURCE_CACHE },
         Opt {
             id: "parallel",
             short: Some('m'),

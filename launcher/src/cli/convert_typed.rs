@@ -3,7 +3,7 @@
 
 use super::create_options::Given;
 use super::grammar::{Parsed, UsageError};
-use super::info::check_object;
+use super::image_options::{MOST_LANES, check_object, lanes, source_cache};
 use crate::disk::bytes::CacheMode;
 use crate::disk::existing::Content;
 use crate::job::convert::{Backing, DataFile};
@@ -13,7 +13,6 @@ use crate::job::reserve::Preallocation;
 use crate::job::size;
 use crate::render::escape::shown;
 use instar_abi::format::Format;
-use instar_abi::layout::LANES_MAX;
 use instar_abi::request::{LayerId, Qcow2Options, SnapshotName, TargetFormat};
 use std::ffi::{OsStr, OsString};
 use std::num::NonZeroU64;
@@ -96,11 +95,7 @@ impl Typed {
         let Some(cache) = CacheMode::from_name(&cache) else {
             return Err(UsageError::alone(format!("Invalid cache option: {}", shown(cache.as_bytes()))));
         };
-        let source_cache = parsed.last("source-cache").map_or("writeback".into(), |mode| mode.to_string_lossy());
-        let Some(source_cache) = CacheMode::from_name(&source_cache) else {
-            let words = format!("Invalid source cache option: {}", shown(source_cache.as_bytes()));
-            return Err(UsageError::alone(words));
-        };
+        let source_cache = source_cache(parsed)?;
         let reading = |options: bool| if options { Reading::Options } else { Reading::Name };
         let typed = Self {
             sources: sources.iter().map(|&source| source.to_owned()).collect(),
@@ -276,7 +271,7 @@ pub(super) fn target_format(typed: Option<&OsStr>) -> Result<Format, UsageError>
 }
 
 /// `-l`: an ID or a name, or an option string that says which.
-fn snapshot(typed: &OsStr) -> Result<SnapshotName, UsageError> {
+pub(super) fn snapshot(typed: &OsStr) -> Result<SnapshotName, UsageError> {
     let typed = typed.as_encoded_bytes();
     if !typed.starts_with(b"snapshot.") {
         return Ok(SnapshotName::IdOrName(typed.to_vec()));
@@ -336,10 +331,10 @@ fn parallel(typed: &OsStr) -> Result<u8, UsageError> {
     }
 }
 
-/// One lane a core, as many as a guest can have.
-fn lanes() -> u8 {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    u8::try_from(cores).map_or(MOST_LANES, |cores| cores.min(MOST_LANES))
+/// A new image of a format, as it comes without options.
+pub(super) fn new_format(typed: Option<&OsStr>) -> Result<TargetFormat, UsageError> {
+    Ok(match target_format(typed)? {
+        Format::Qcow2 => TargetFormat::Qcow2(Qcow2Options::default()),
+        _ => TargetFormat::Raw,
+    })
 }
-
-const MOST_LANES: u8 = LANES_MAX as u8;

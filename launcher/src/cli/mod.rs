@@ -9,15 +9,21 @@
 #![forbid(unsafe_code)]
 
 mod by_hand;
+mod compare;
 mod convert;
 mod convert_grammar;
 mod convert_typed;
 mod create_options;
+mod dd;
 mod engine;
 pub mod grammar;
 mod help;
 mod image;
+mod image_options;
 mod info;
+mod map;
+mod measure;
+mod progress;
 pub mod terminal;
 
 use crate::job::Machine;
@@ -121,7 +127,11 @@ fn run(
 ) -> ExitCode {
     match subcommand.as_encoded_bytes() {
         b"info" => info::run(mode, args, machine, terminal),
+        b"compare" => compare::run(mode, args, machine, terminal),
         b"convert" => convert::run(mode, args, machine, terminal),
+        b"dd" => dd::run(mode, args, machine, terminal),
+        b"map" => map::run(mode, args, machine, terminal),
+        b"measure" => measure::run(mode, args, machine, terminal),
         b"image" if mode == Mode::Instar => image::run(args, terminal),
         b"doctor" if mode == Mode::Instar => crate::doctor::run(args, terminal),
         name => match help::known_subcommand(name) {

@@ -36,8 +36,8 @@ pub enum Failure {
         typed: Vec<u8>,
         /// The user's words for the file of it that can't be made.
         name: Vec<u8>,
-        /// The target's format.
-        format: &'static str,
+        /// What qemu-img calls making it.
+        making: &'static str,
         /// Why.
         error: OpenError,
     },

@@ -33,6 +33,9 @@ pub(super) struct Reading {
     pub raw_gate: RawGate,
 }
 
+/// Judges a frame of a guest; with it come the files behind the job's disks.
+pub(super) type OnFrame<'a> = dyn FnMut(Frame, &[Vec<u8>]) -> Result<(), Lie> + 'a;
+
 /// The job as it grows, and what is known of its layers beside the request.
 pub(super) struct Layers {
     job: Job,
@@ -127,7 +130,7 @@ impl Layers {
         &mut self,
         policy: impl FnOnce() -> Result<Policy, PolicyError>,
         machine: &mut dyn Machine,
-        on_frame: &mut dyn FnMut(Frame) -> Result<(), Lie>,
+        on_frame: &mut OnFrame<'_>,
     ) -> Result<Vec<FinalLength>, Failure> {
         let mut needs = match self.run_once(machine, on_frame)? {
             Ran::Done(lengths) => return Ok(lengths),
@@ -148,13 +151,10 @@ impl Layers {
         Err(Failure::Lie(Lie::TooMany))
     }
 
-    fn run_once(
-        &mut self,
-        machine: &mut dyn Machine,
-        on_frame: &mut dyn FnMut(Frame) -> Result<(), Lie>,
-    ) -> Result<Ran, Failure> {
+    fn run_once(&mut self, machine: &mut dyn Machine, on_frame: &mut OnFrame<'_>) -> Result<Ran, Failure> {
         let mut needs = Vec::new();
         let mut lie = None;
+        let paths = &self.names.disks;
         let mut sort = |frame: Frame| {
             let taken = match frame {
                 Frame::Needs(more) if needs.len() + more.len() <= limits::FILES_MAX => {
@@ -162,7 +162,7 @@ impl Layers {
                     Ok(())
                 }
                 Frame::Needs(_) => Err(Lie::TooMany),
-                frame if lie.is_none() => on_frame(frame),
+                frame if lie.is_none() => on_frame(frame, paths),
                 _ => Ok(()),
             };
             lie = lie.or(taken.err());

@@ -25,6 +25,18 @@ pub const CONVERT: Limits = Limits {
     large_pages: true,
 };
 
+/// What only reads. A reply is printed as it comes: 64 GiB tell of every cluster of a disk of hundreds of TiB.
+pub const READ: Limits = Limits {
+    memory_len: 256 << 20,
+    reply_len: 64 << 30,
+    time: Duration::from_secs(24 * 3600),
+    largest_file: None,
+    large_pages: false,
+};
+
+/// What images may make operations that only read use up.
+pub const READ_BUDGET: Budget = CONVERT_BUDGET;
+
 /// What images may make info use up: 64 MiB of metadata, as a service in front of users allows.
 pub const INFO_BUDGET: Budget = Budget { heap_bytes: 64 << 20, read_bytes: 64 << 20, steps: 1 << 22, depth: 1 };
 

@@ -1,7 +1,7 @@
 //! Typed to meant: what a run is given, and what it needs on the way.
 //!
 //! [`name`] says what the user's words for an image mean, [`open`] opens and locks the file behind
-//! them, [`info`] and [`convert`] make a [`Job`] of it and see it through: a run that needs more files
+//! them, [`info`], [`read`] and [`convert`] make a [`Job`] of it and see it through: a run that needs more files
 //! ends, the [`crate::gate`] decides, and a fresh run starts with the fuller job. No image byte is
 //! looked at here.
 #![forbid(unsafe_code)]
@@ -17,6 +17,7 @@ mod name_error;
 pub mod open;
 pub mod options;
 pub mod pipe;
+pub mod read;
 pub mod reserve;
 pub mod size;
 pub mod target;
@@ -35,7 +36,7 @@ use std::sync::Arc;
 /// One run of a guest: the op, the bytes behind its devices, what it is asked, what it may use.
 #[derive(Clone)]
 pub struct Job {
-    /// Name of the op image: `info`, `convert`, `convert-full`.
+    /// Name of the op image: `info`, `convert`, `convert-full` and so on.
     pub op: &'static str,
     /// The bytes behind each of [`Request::disks`], in the same order.
     pub disks: Vec<Arc<dyn Disk>>,
@@ -115,6 +116,9 @@ fn op_image(op: &Op) -> &'static str {
             | TargetFormat::Existing { compress: true, .. } => CONVERT_FULL,
             TargetFormat::Raw | TargetFormat::Qcow2(_) | TargetFormat::Existing { .. } => "convert",
         },
+        Op::Map(_) => "map",
+        Op::Measure(_) => "measure",
+        Op::Compare(_) => "compare",
     }
 }
 
@@ -187,6 +191,7 @@ mod tests {
                 any_order: false,
                 salvage: false,
                 offload: false,
+                part: None,
             }))
         };
         let qcow2 = |compress, compression| {

@@ -38,6 +38,16 @@ pub fn parse(text: &[u8]) -> Option<u64> {
     whole.checked_add(u64::try_from((part + unit / 2) / unit).ok()?)
 }
 
+/// Whether the text would be a size if the number were not negative or past 64 bits.
+#[must_use]
+pub fn is_out_of_range(text: &[u8]) -> bool {
+    let digits = text.strip_prefix(b"-").unwrap_or(text);
+    let count = digits.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    let Some((number, rest)) = digits.split_at_checked(count) else { return false };
+    // One digit is in range whatever follows.
+    parse(text).is_none() && !number.is_empty() && parse(&[b"1", rest].concat()).is_some()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -76,6 +86,23 @@ mod tests {
             ("1 k", None),
         ] {
             assert_eq!(parse(text.as_bytes()), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn numbers_out_of_range_are_told_from_words() {
+        for (text, expected) in [
+            ("-1", true),
+            ("18446744073709551616", true),
+            ("16E", true),
+            ("99999999999999999999k", true),
+            ("1", false),
+            ("10X", false),
+            ("-", false),
+            ("", false),
+            ("foo", false),
+        ] {
+            assert_eq!(is_out_of_range(text.as_bytes()), expected, "{text}");
         }
     }
 }

@@ -13,6 +13,7 @@ pub mod human;
 pub mod image_file;
 pub mod info;
 pub mod json;
+pub mod map;
 pub mod progress;
 pub mod qdict;
 pub mod report;

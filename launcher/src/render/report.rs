@@ -93,7 +93,7 @@ impl Collector {
                 nodes.into_iter().try_for_each(|node| self.tree.add(node))
             }
             Frame::Progress { .. } => Ok(()),
-            Frame::Needs(_) | Frame::Unreadable(_) | Frame::Copy(_) | Frame::End(_) => Err(Lie::OutOfPlace),
+            _ => Err(Lie::OutOfPlace),
         }
     }
 

@@ -32,6 +32,11 @@ pub trait Blocks: Send {
         None
     }
 
+    /// Whether every block was given its place when the image was made, so that the host's file tells where content is.
+    fn is_preallocated(&self) -> bool {
+        false
+    }
+
     /// Bytes of a block, at least 1.
     fn block_size(&self) -> u64;
 

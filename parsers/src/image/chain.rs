@@ -1,31 +1,33 @@
 //! Layers on top of each other: holes are filled from below.
 
+use super::status::clip_to_host;
 use super::{Blocks, Codec, Driver, Extent, Image, Kind, Opened, open};
-use crate::align;
 use crate::qcow2::{Crypt, Qcow2};
 use crate::store::ReadAt;
 use alloc::vec::Vec;
 use core::ops::Range;
-use instar_abi::control::SECTOR_LEN;
-use instar_abi::error::{BlockError, ChainError, Error, Qcow2Error};
+use instar_abi::error::{BlockError, ChainError, Error};
 use instar_abi::facts::Backing;
+use instar_abi::format::Format;
 use instar_abi::reply::Need;
 use instar_abi::request::{DiskId, Given, HostExtent, LayerId, NeedKind, Request, SnapshotName};
 
 /// A disk as all its layers give it, top first.
 pub struct Chain {
-    layers: Vec<Layer>,
+    pub(super) layers: Vec<Layer>,
     /// What the last failure of mapping concerns.
     broken: Option<Range<u64>>,
     /// Where the layer below the top one ends, where it is not in `layers`; 0: there is none.
     below_len: u64,
 }
 
-struct Layer {
+pub(super) struct Layer {
     id: LayerId,
-    image: Opened,
+    pub(super) image: Opened,
     /// The extent last mapped: a long one above is asked for again with every short one below.
     last: Option<Extent>,
+    /// Whether the metadata was made in advance, once that has been looked at.
+    pub(super) is_preallocated: Option<bool>,
 }
 
 /// An extent of the whole disk.
@@ -83,7 +85,7 @@ impl Chain {
                     }
                 }
             }
-            layers.push(Layer { id, image, last: None });
+            layers.push(Layer::new(id, image));
         }
         Ok(if needs.is_empty() {
             Resolved::Complete(Self { layers, broken: None, below_len: 0 })
@@ -101,7 +103,7 @@ impl Chain {
             Driver::Blocks(image) => image.facts().backing.is_some(),
         };
         let below_len = if has_below { u64::MAX } else { 0 };
-        Self { layers: Vec::from([Layer { id, image, last: None }]), broken: None, below_len }
+        Self { layers: Vec::from([Layer::new(id, image)]), broken: None, below_len }
     }
 
     /// Opens everything below an image; `None`: there is nothing.
@@ -120,12 +122,13 @@ impl Chain {
     /// Makes an internal snapshot of the top layer what is mapped.
     ///
     /// # Errors
-    /// [`Qcow2Error::SnapshotNotFound`], also where a format has no snapshots; those of the reads.
+    /// [`Error::Snapshot`], also where a format has no snapshots; those of the reads.
     pub fn select_snapshot(&mut self, io: &mut dyn ReadAt, name: &SnapshotName) -> Result<(), Error> {
-        let Some(Layer { id, image: Opened { part, driver }, .. }) = self.layers.first_mut() else { return Ok(()) };
-        match driver {
-            Driver::Qcow2(image) => image.select_snapshot(&mut part.view(io), name),
-            Driver::Raw(_) | Driver::Blocks(_) => Err(Error::Qcow2 { layer: *id, error: Qcow2Error::SnapshotNotFound }),
+        let Some(Layer { image, .. }) = self.layers.first_mut() else { return Ok(()) };
+        let format = image.format();
+        match &mut image.driver {
+            Driver::Qcow2(qcow2) => qcow2.select_snapshot(&mut image.part.view(io), name),
+            Driver::Raw(_) | Driver::Blocks(_) => Err(Error::Snapshot { format }),
         }
     }
 
@@ -136,6 +139,21 @@ impl Chain {
             Driver::Qcow2(image) => image.header().compression() == codec,
             Driver::Raw(_) | Driver::Blocks(_) => false,
         })
+    }
+
+    /// Format of the top layer.
+    #[must_use]
+    pub fn format(&self) -> Option<Format> {
+        self.layers.first().map(|layer| layer.image.format())
+    }
+
+    /// The top layer, where it is a qcow2.
+    #[must_use]
+    pub fn top_qcow2(&self) -> Option<&Qcow2> {
+        match self.layers.first().map(|layer| &layer.image.driver) {
+            Some(Driver::Qcow2(image)) => Some(image),
+            _ => None,
+        }
     }
 
     /// Virtual size of the top layer in bytes.
@@ -161,6 +179,7 @@ impl Chain {
             let extent = layer.map(io, start..end).inspect_err(|error| {
                 self.broken = layer.image.broken(start..end, error);
             })?;
+            let extent = extent.as_read();
             if extent.kind != Kind::Hole {
                 return Ok(Mapped { extent: clip_to_host(io, extent), layer: layer.id, depth });
             }
@@ -187,6 +206,7 @@ impl Chain {
         let mut extent = layer.map(io, range.clone()).inspect_err(|error| {
             self.broken = layer.image.broken(range, error);
         })?;
+        extent = extent.as_read();
         if extent.kind == Kind::Hole {
             match below_len.checked_sub(extent.start).filter(|len| *len > 0) {
                 Some(len) => extent.len = extent.len.min(len),
@@ -208,7 +228,11 @@ fn zeros(range: &Range<u64>) -> Extent {
 }
 
 impl Layer {
-    fn map(&mut self, io: &mut dyn ReadAt, range: Range<u64>) -> Result<Extent, Error> {
+    fn new(id: LayerId, image: Opened) -> Self {
+        Self { id, image, last: None, is_preallocated: None }
+    }
+
+    pub(super) fn map(&mut self, io: &mut dyn ReadAt, range: Range<u64>) -> Result<Extent, Error> {
         // Only holes are kept: they are what the layers below cut to pieces.
         if let Some(hole) = self.last.filter(|last| last.start <= range.start && range.start < last.end()) {
             let len = hole.end().min(range.end).saturating_sub(range.start);
@@ -220,22 +244,8 @@ impl Layer {
     }
 }
 
-/// The front of a data extent, as the host sees it: data, or a hole of the host's file.
-fn clip_to_host(io: &dyn ReadAt, extent: Extent) -> Extent {
-    let Kind::Data { disk, offset } = extent.kind else { return extent };
-    let disk_len = io.len(disk);
-    let (is_data, end) = match io.host_data(disk) {
-        None => (offset < disk_len, if offset < disk_len { disk_len } else { u64::MAX }),
-        Some(data) => host_run(data, offset),
-    };
-    // A disk's last sector is padded with zeros; the padding belongs to the data before it.
-    let end = if is_data && end >= disk_len { align::up(disk_len, SECTOR_LEN).unwrap_or(disk_len) } else { end };
-    let len = extent.len.min(end.saturating_sub(offset).max(1));
-    Extent { len, kind: if is_data { extent.kind } else { Kind::Zero }, ..extent }
-}
-
 /// Whether the host has data at `offset`, and where that ends.
-fn host_run(data: &[HostExtent], offset: u64) -> (bool, u64) {
+pub(super) fn host_run(data: &[HostExtent], offset: u64) -> (bool, u64) {
     let after = data.partition_point(|extent| extent.start <= offset);
     let at = after.checked_sub(1).and_then(|index| data.get(index));
     match at.map(|extent| extent.start.saturating_add(extent.len)) {

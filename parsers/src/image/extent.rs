@@ -27,6 +27,16 @@ pub enum Kind {
     Zero,
     /// Nothing at this layer: the layer below decides; without one it reads as zeros.
     Hole,
+    /// No content, but a place for it: zeros where it hides what is below, else as a hole. [`Chain`](super::Chain) makes
+    /// either of it.
+    Reserved {
+        /// The disk.
+        disk: DiskId,
+        /// First byte of the place.
+        offset: u64,
+        /// It reads as zeros.
+        hides: bool,
+    },
     /// A part of a compressed cluster.
     Encoded {
         /// The disk.
@@ -70,6 +80,9 @@ impl Extent {
         let Some(rest) = self.len.checked_sub(len).filter(|rest| *rest > 0) else { return (self, None) };
         let kind = match self.kind {
             Kind::Data { disk, offset } => Kind::Data { disk, offset: offset.saturating_add(len) },
+            Kind::Reserved { disk, offset, hides } => {
+                Kind::Reserved { disk, offset: offset.saturating_add(len), hides }
+            }
             Kind::Encoded { disk, offset, len: stream_len, padding, codec, cluster_size, skip } => {
                 let skip = u64::from(skip).saturating_add(len);
                 let skip = u32::try_from(skip).unwrap_or(u32::MAX);
@@ -80,12 +93,27 @@ impl Extent {
         (Self { len, ..self }, Some(Self { start: self.start.saturating_add(len), len: rest, kind }))
     }
 
+    /// What it reads as, without the place where there is no content.
+    #[must_use]
+    pub const fn as_read(self) -> Self {
+        let kind = match self.kind {
+            Kind::Reserved { hides: true, .. } => Kind::Zero,
+            Kind::Reserved { hides: false, .. } => Kind::Hole,
+            kind => kind,
+        };
+        Self { kind, ..self }
+    }
+
     /// Takes `next` in when it continues this extent; whether it did.
     pub fn merge(&mut self, next: &Self) -> bool {
         let continues = match (self.kind, next.kind) {
             (Kind::Data { disk, offset }, Kind::Data { disk: next_disk, offset: next_offset }) => {
                 disk == next_disk && offset.checked_add(self.len) == Some(next_offset)
             }
+            (
+                Kind::Reserved { disk, offset, hides },
+                Kind::Reserved { disk: next_disk, offset: next_offset, hides: next_hides },
+            ) => (disk, hides) == (next_disk, next_hides) && offset.checked_add(self.len) == Some(next_offset),
             (Kind::Zero, Kind::Zero) | (Kind::Hole, Kind::Hole) => true,
             _ => false,
         };
@@ -108,9 +136,13 @@ mod tests {
             let (codec, cluster_size) = (Codec::Zstd, 65536);
             Kind::Encoded { disk, offset: 77, len: 512, padding: 0, codec, cluster_size, skip }
         };
-        for (kind, merges) in
-            [(Kind::Data { disk, offset: 4096 }, true), (Kind::Zero, true), (Kind::Hole, true), (encoded(100), false)]
-        {
+        for (kind, merges) in [
+            (Kind::Data { disk, offset: 4096 }, true),
+            (Kind::Reserved { disk, offset: 4096, hides: true }, true),
+            (Kind::Zero, true),
+            (Kind::Hole, true),
+            (encoded(100), false),
+        ] {
             let whole = Extent { start: 1000, len: 300, kind };
             for at in [1, 100, 299] {
                 let (mut head, tail) = whole.split(at);

@@ -4,6 +4,7 @@ mod blocks;
 mod chain;
 mod extent;
 mod open;
+mod status;
 
 pub use blocks::{Blocks, Layered, backing};
 pub use chain::{Chain, Mapped, Resolved};

@@ -61,6 +61,16 @@ pub fn open(io: &mut dyn ReadAt, id: LayerId, layer: &Layer) -> Result<Opened, E
 }
 
 impl Opened {
+    /// What it was opened as.
+    #[must_use]
+    pub fn format(&self) -> Format {
+        match &self.driver {
+            Driver::Raw(_) => Format::Raw,
+            Driver::Qcow2(_) => Format::Qcow2,
+            Driver::Blocks(image) => image.facts().format,
+        }
+    }
+
     /// What of `range` a failure to map its start concerns, from that start on; `None`: more than a part of the disk.
     #[must_use]
     pub fn broken(&self, range: Range<u64>, error: &Error) -> Option<Range<u64>> {
@@ -105,6 +115,9 @@ fn on_disk(part: &Part, extent: Extent) -> Extent {
                 }
                 None => Extent { kind: Kind::Zero, ..extent },
             }
+        }
+        Kind::Reserved { disk, offset, hides } if disk == part.disk => {
+            Extent { kind: Kind::Reserved { disk, offset: part.offset.saturating_add(offset), hides }, ..extent }
         }
         Kind::Encoded { disk, offset, len, padding, codec, cluster_size, skip } if disk == part.disk => {
             let room = part.len.saturating_sub(offset);

@@ -89,7 +89,7 @@ impl Filling {
                     let disk_len = usize::try_from(disk.0).ok().and_then(|index| disks.get(index)).map_or(0, |d| d.len);
                     filling.add_stream(disk, offset, len.into(), disk_len);
                 }
-                Kind::Zero | Kind::Hole => {}
+                Kind::Zero | Kind::Hole | Kind::Reserved { .. } => {}
             }
         }
         for (index, stream) in filling.streams.iter().enumerate() {

@@ -130,7 +130,7 @@ impl Source {
             is_owned |= extent.kind != Kind::Hole;
             match extent.kind {
                 Kind::Hole => nothing.push(extent),
-                Kind::Zero => {}
+                Kind::Zero | Kind::Reserved { .. } => {}
                 Kind::Data { .. } | Kind::Encoded { .. } => pieces.push(Piece { extent, layer }),
             }
         }

@@ -22,11 +22,14 @@ mod stretch;
 mod target;
 mod zero;
 
+pub use buffers::Buffers;
+pub use filling::{Filling, Slot};
 pub use ledger::Ledger;
 pub use loss::LOSSES_MAX;
 pub use shared::{Moved, run};
-pub use stretch::{Mark, Source, Wanted, Zeros};
+pub use stretch::{Mark, Piece, Source, Stretch, Wanted, Zeros};
 pub use target::{Format, Target};
+pub use zero::is_zero;
 
 /// A unit: buffer and alignment of a stretch, 64 KiB. A target's clusters may be smaller or larger.
 pub const UNIT: u64 = 64 << 10;

@@ -10,7 +10,7 @@ use core::ops::Range;
 use instar_abi::error::Error;
 use instar_abi::reply::Unreadable;
 use instar_abi::request::{Disk, DiskId, LayerId};
-use instar_io::Blocks;
+use instar_io::{Blocks, SECTOR_LEN};
 
 /// A part of a stretch: data or encoded, from one layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,6 +94,8 @@ struct Placed {
     start: u64,
     /// What that byte is in the chain.
     from: u64,
+    /// Where the part of the chain ends.
+    end: u64,
     chain: Chain,
     /// Only what the top layer owns counts.
     is_top_only: bool,
@@ -144,9 +146,19 @@ impl Source {
     /// With the whole disk of a chain behind what there is.
     #[must_use]
     pub fn then(mut self, chain: Chain) -> Self {
+        let (start, end) = (self.virtual_size, chain.virtual_size());
+        self.virtual_size = start.saturating_add(end);
+        self.chains.push(Placed { start, from: 0, end, chain, is_top_only: false });
+        self
+    }
+
+    /// With a part of a chain's disk behind what there is, and zeros to the end of its last sector.
+    #[must_use]
+    pub fn then_part_of(mut self, chain: Chain, part: Range<u64>) -> Self {
         let start = self.virtual_size;
-        self.virtual_size = start.saturating_add(chain.virtual_size());
-        self.chains.push(Placed { start, from: 0, chain, is_top_only: false });
+        let len = part.end.saturating_sub(part.start);
+        self.virtual_size = start.saturating_add(align::up(len, SECTOR_LEN).unwrap_or(len));
+        self.chains.push(Placed { start, from: part.start, end: part.end, chain, is_top_only: false });
         self
     }
 
@@ -155,7 +167,8 @@ impl Source {
     pub fn then_top_of(mut self, chain: Chain) -> Self {
         let start = self.virtual_size;
         self.virtual_size = start.saturating_add(chain.virtual_size());
-        self.chains.push(Placed { start, from: 0, chain, is_top_only: true });
+        let end = chain.virtual_size();
+        self.chains.push(Placed { start, from: 0, end, chain, is_top_only: true });
         self
     }
 
@@ -164,7 +177,8 @@ impl Source {
     pub fn then_rest_of(mut self, chain: Chain) -> Self {
         let start = self.virtual_size;
         self.virtual_size = start.max(chain.virtual_size());
-        self.chains.push(Placed { start, from: start, chain, is_top_only: true });
+        let end = chain.virtual_size();
+        self.chains.push(Placed { start, from: start, end, chain, is_top_only: true });
         self
     }
 
@@ -261,7 +275,12 @@ impl Source {
             return Ok(None);
         };
         let at = self.next.saturating_sub(placed.start).saturating_add(placed.from);
-        let range = at..placed.chain.virtual_size();
+        if at >= placed.end {
+            // A part may end within a sector.
+            let len = self.virtual_size.saturating_sub(self.next);
+            return Ok(Some((Extent { start: self.next, len, kind: Kind::Zero }, LayerId(0))));
+        }
+        let range = at..placed.end;
         let is_top_only = placed.is_top_only;
         let mapped = if is_top_only { placed.chain.map_top(io, range) } else { placed.chain.map(io, range) };
         let (mut extent, layer) = match mapped {

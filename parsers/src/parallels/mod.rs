@@ -82,13 +82,13 @@ impl Blocks for Parallels {
     fn block(&self, io: &mut dyn ReadAt, index: u64) -> Result<Kind, Error> {
         // Past the table nothing is allocated.
         if index >= self.entries {
-            return Ok(Kind::Zero);
+            return Ok(Kind::Hole);
         }
         let mut entry = [0; 4];
         io.read_padded(self.disk, TABLE_OFFSET.saturating_add(index.saturating_mul(4)), &mut entry)?;
         let found = u64::from(u32::from_le_bytes(entry));
         if found == 0 {
-            return Ok(Kind::Zero);
+            return Ok(Kind::Hole);
         }
         let offset = found.saturating_mul(self.unit).saturating_mul(SECTOR_LEN);
         let error = BlockError::Entry { structure: Structure::Table, index, found };

@@ -14,6 +14,7 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::ops::Range;
 use instar_abi::error::{Error, Qcow2Error, ReadError, Table};
+use instar_abi::format::Format;
 use instar_abi::request::{DiskId, LayerId, SnapshotName};
 
 /// Bytes of a table that are looked at in one go.
@@ -134,10 +135,10 @@ impl Qcow2 {
     /// reads as a hole past the snapshot's table.
     ///
     /// # Errors
-    /// [`Qcow2Error::SnapshotNotFound`]; a table that QEMU does not load; those of the reads.
+    /// [`Error::Snapshot`]; a table that QEMU does not load; those of the reads.
     pub fn select_snapshot(&mut self, io: &mut dyn ReadAt, name: &SnapshotName) -> Result<(), Error> {
         let Some(snapshot) = Snapshots::new(self.layer, self.disk, &self.header).find(io, name)? else {
-            return self.refuse(Qcow2Error::SnapshotNotFound);
+            return Err(Error::Snapshot { format: Format::Qcow2 });
         };
         let (offset, count) = (snapshot.l1_offset, snapshot.l1_count);
         let cluster_size = self.header.cluster_size();
@@ -285,7 +286,7 @@ impl Qcow2 {
             }
             L2Mapping::Zero { reserved } => {
                 self.check_cluster(cluster_start, reserved)?;
-                return Ok(Extent { start, len, kind: Kind::Zero });
+                return Ok(Extent { start, len, kind: self.reserved(reserved, within, true) });
             }
             L2Mapping::Unallocated => 0,
             L2Mapping::Allocated { offset } => {
@@ -295,11 +296,24 @@ impl Qcow2 {
         };
         let (state, len) = self.subclusters(entry, mapping, within, len);
         let kind = match state {
-            Subcluster::Unallocated => Kind::Hole,
-            Subcluster::Zero => Kind::Zero,
+            Subcluster::Unallocated => self.reserved(offset, within, false),
+            Subcluster::Zero => self.reserved(offset, within, true),
             Subcluster::Allocated => self.data(io, start, offset.saturating_add(within))?,
         };
         Ok(Extent { start, len, kind })
+    }
+
+    /// What is at byte `within` of a cluster without content, whose place is at `offset`; 0: it has none.
+    const fn reserved(&self, offset: u64, within: u64, hides: bool) -> Kind {
+        let disk = match self.data_disk {
+            Some(disk) => disk,
+            None => self.disk,
+        };
+        match (offset, hides) {
+            (0, true) => Kind::Zero,
+            (0, false) => Kind::Hole,
+            (offset, hides) => Kind::Reserved { disk, offset: offset.saturating_add(within), hides },
+        }
     }
 
     /// The state at byte `within` of a cluster, and for how many of `len` bytes it lasts.

@@ -33,6 +33,7 @@ pub struct Vdi {
     facts: facts::Image,
     table_offset: u64,
     data_offset: u64,
+    is_static: bool,
 }
 
 impl Vdi {
@@ -69,13 +70,18 @@ impl Vdi {
         let table_end = table_offset.saturating_add(entries.saturating_mul(4));
         layered.check(table_end <= file_len, BlockError::Truncated { structure: Structure::Table })?;
         let facts = layered.facts(virtual_size, Some(BLOCK_SIZE));
-        Ok(Self { layered, disk, facts, table_offset, data_offset })
+        let is_static = header.kind.get() == wire::STATIC;
+        Ok(Self { layered, disk, facts, table_offset, data_offset, is_static })
     }
 }
 
 impl Blocks for Vdi {
     fn facts(&self) -> &facts::Image {
         &self.facts
+    }
+
+    fn is_preallocated(&self) -> bool {
+        self.is_static
     }
 
     fn block_size(&self) -> u64 {

@@ -8,6 +8,9 @@ pub const SIGNATURE: u32 = 0xbeda_107f;
 /// Version 1.1, the only one.
 pub const VERSION: u32 = 0x0001_0001;
 
+/// [`Header::kind`] of an image whose blocks were all given their places when it was made.
+pub const STATIC: u32 = 2;
+
 /// The header, a sector.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
@@ -20,7 +23,7 @@ pub struct Header {
     pub version: U32,
     /// Bytes of the header.
     pub header_size: U32,
-    /// 1 dynamic, 2 static.
+    /// 1 dynamic, or [`STATIC`].
     pub kind: U32,
     /// Flags.
     pub flags: U32,

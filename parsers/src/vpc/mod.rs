@@ -161,6 +161,10 @@ impl Blocks for Vpc {
         &self.facts
     }
 
+    fn is_preallocated(&self) -> bool {
+        self.dynamic.is_none()
+    }
+
     fn block_size(&self) -> u64 {
         self.dynamic.as_ref().map_or(self.facts.virtual_size, |dynamic| dynamic.block_size.into()).max(1)
     }

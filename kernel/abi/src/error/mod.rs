@@ -13,6 +13,7 @@ pub use qcow2::{CodecError, FeatureName, Qcow2Error, Table};
 
 use crate::format::Format;
 use crate::request::{DiskId, LayerId, NeedKind};
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 
@@ -67,8 +68,24 @@ pub enum Error {
         /// The layer.
         layer: LayerId,
     },
+    /// A layer has no internal snapshot of the name, or its format has none.
+    Snapshot {
+        /// Its format.
+        format: Format,
+    },
     /// Layers don't fit together.
     Chain(ChainError),
+    /// An image could be opened and not be compared.
+    Compare {
+        /// The image, with what is below it.
+        image: LayerId,
+        /// First byte of the disk that could not be looked at.
+        offset: u64,
+        /// It was known what is there; else not even that.
+        is_content: bool,
+        /// Why.
+        error: Box<Self>,
+    },
     /// The target can't be made.
     Target(TargetError),
     /// The request asks for what this op image can't do.

@@ -45,8 +45,6 @@ pub enum CodecError {
 /// Why a qcow2 image can't be opened or read. Offsets and lengths are in bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Qcow2Error {
-    /// No snapshot has the name or identifier that was asked for.
-    SnapshotNotFound,
     /// The version is neither 2 nor 3.
     Version {
         /// What the header says.

@@ -14,7 +14,7 @@ use crate::disk::bytes::CacheMode;
 use crate::disk::existing::Content;
 use crate::gate::policy::{Policy, PolicyError};
 use inputs::Inputs;
-use instar_abi::request::{RawGate, SnapshotName, TargetFormat};
+use instar_abi::request::{Part, RawGate, SnapshotName, TargetFormat};
 use outputs::Outputs;
 use std::num::NonZeroU64;
 
@@ -49,6 +49,8 @@ pub struct Meant {
     pub salvage: bool,
     /// The host's kernel copies what lies on a disk as it is.
     pub offload: bool,
+    /// Only this part of the source is copied.
+    pub part: Option<Part>,
     /// Most bytes a second that are written.
     pub rate: Option<NonZeroU64>,
     /// How the target is written.
@@ -91,6 +93,8 @@ pub enum News {
         /// All of it.
         total: u64,
     },
+    /// The part that was asked for begins past the end of the source.
+    PastEnd,
     /// Content that can't be read and becomes zeros.
     Unreadable {
         /// First byte.
@@ -101,6 +105,15 @@ pub enum News {
 }
 
 impl Meant {
+    /// What qemu-img calls making the target.
+    const fn making(&self) -> &'static str {
+        match self.format {
+            _ if self.part.is_some() => "creating output image",
+            TargetFormat::Raw => "converting raw",
+            TargetFormat::Qcow2(_) | TargetFormat::Existing { .. } => "converting qcow2",
+        }
+    }
+
     /// qemu-img's name of the target's format.
     #[must_use]
     pub const fn format_name(&self) -> &'static str {

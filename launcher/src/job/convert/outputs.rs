@@ -225,7 +225,7 @@ fn in_cache_mode(meant: &Meant, path: &[u8], file: File) -> Result<FileBytes, Fa
 }
 
 fn create_failed(meant: &Meant, name: &[u8], error: OpenError) -> Failure {
-    Failure::Create { typed: meant.target.clone(), name: name.to_vec(), format: meant.format_name(), error }
+    Failure::Create { typed: meant.target.clone(), name: name.to_vec(), making: meant.making(), error }
 }
 
 fn keep_failed(name: &[u8], error: &io::Error) -> Failure {

@@ -28,6 +28,7 @@ pub(super) fn layers(meant: &Meant, inputs: Inputs, outputs: &Outputs) -> Result
         salvage: meant.salvage,
         // What goes down a pipe goes in order, past no other way.
         offload: meant.offload && !outputs.target.is_pipe(),
+        part: meant.part,
     };
     // One lane writes in order.
     let lanes = if outputs.target.is_pipe() { 1 } else { meant.lanes };
@@ -79,9 +80,10 @@ pub(super) fn run(
     machine: &mut dyn Machine,
     on_news: &mut dyn FnMut(News),
 ) -> Result<Vec<FinalLength>, Failure> {
-    layers.run(policy, machine, &mut |frame| {
+    layers.run(policy, machine, &mut |frame, _| {
         match frame {
             Frame::Progress { done, total } => on_news(News::Progress { done, total }),
+            Frame::PastEnd if meant.part.is_some() => on_news(News::PastEnd),
             Frame::Unreadable(parts) if meant.salvage => {
                 parts.iter().for_each(|part| on_news(News::Unreadable { offset: part.offset, len: part.len }));
             }

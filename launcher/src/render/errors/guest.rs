@@ -7,6 +7,7 @@ use crate::render::escape::shown;
 use instar_abi::error::{
     ChainError, DetectError, Error, ExistingError, RawError, ReadError, Resource, TargetError, WriteError,
 };
+use instar_abi::format::Format;
 use instar_abi::request::{DiskId, LayerId, NeedKind};
 use nix::errno::Errno;
 
@@ -38,6 +39,27 @@ pub(super) fn error(names: &Names, error: &Error, errno: Option<i32>) -> Message
             let text = format!("its {what} changed to '{}' while it was read", shown(found));
             open(names, *layer, Message::new(text))
         }
+        Error::Snapshot { format } => Message::new(match format {
+            Format::Qcow2 => "Failed to load snapshot: Can't find snapshot".to_owned(),
+            format => format!(
+                "Failed to load snapshot: Block format '{}' used by device '' does not support temporarily loading \
+                 internal snapshots",
+                format.name()
+            ),
+        }),
+        Error::Compare { image, offset, is_content, error: why } => {
+            let image = usize::try_from(image.0).ok().and_then(|index| names.tops.get(index)).unwrap_or(&names.top);
+            let text = match is_content {
+                true => format!("Error while reading offset {offset} of {}: {}", shown(image), errno_text(errno)),
+                false => format!("Sector allocation test failed for {}", shown(image)),
+            };
+            // A guest may have put as many into each other as a reply holds.
+            let hint = match &**why {
+                Error::Compare { .. } => None,
+                why => Some(self::error(names, why, Some(errno)).text),
+            };
+            Message { hint, ..Message::new(text) }
+        }
         Error::Target(TargetError::Unsupported) if !names.asked.is_empty() => {
             Message::new(format!("not supported yet by this version: convert with {}", names.asked.join(", ")))
         }
@@ -54,6 +76,9 @@ fn target(names: &Names, error: &TargetError) -> Message {
     const VERSION_3: &str = "(use version=v3 or greater)";
     let format = names.target_format.unwrap_or("raw");
     let why = match error {
+        TargetError::TooLarge { .. } if names.target_format.is_none() => {
+            "The image size is too large (try using a larger cluster size)".to_owned()
+        }
         TargetError::TooLarge { virtual_size, max } => {
             format!("The image size of {virtual_size} bytes is too large for file format '{format}' (at most {max})")
         }
@@ -113,7 +138,8 @@ fn target(names: &Names, error: &TargetError) -> Message {
 
 /// What qemu-img says before a reason why a target can't be made.
 fn about(names: &Names, why: &str) -> Message {
-    let format = names.target_format.unwrap_or("raw");
+    // A target that is only measured has no name.
+    let Some(format) = names.target_format else { return Message::new(why) };
     let target = names.disks.get(1).map(|name| shown(name)).unwrap_or_default();
     Message::new(format!("{target}: error while converting {format}: {why}"))
 }

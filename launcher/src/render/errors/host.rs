@@ -99,7 +99,7 @@ pub(super) fn open(path: &[u8], error: &OpenError) -> Message {
 }
 
 /// Why the target can't be made.
-pub(super) fn create(typed: &[u8], name: &[u8], format: &str, error: &OpenError) -> Message {
+pub(super) fn create(typed: &[u8], name: &[u8], making: &str, error: &OpenError) -> Message {
     let why = match error {
         OpenError::Host(errno) => Message::new(format!("Could not create '{}': {}", shown(name), errno_text(*errno))),
         OpenError::Kind => Message::new(format!("Could not create '{}': Not a regular file", shown(name))),
@@ -112,7 +112,7 @@ pub(super) fn create(typed: &[u8], name: &[u8], format: &str, error: &OpenError)
             ..lock(name, LockError::NotGranted(crate::disk::lock::Permission::Write))
         },
     };
-    why.after(format_args!("{}: error while converting {format}: ", shown(typed)))
+    why.after(format_args!("{}: error while {making}: ", shown(typed)))
 }
 
 fn lock(path: &[u8], error: LockError) -> Message {

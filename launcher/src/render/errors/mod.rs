@@ -54,7 +54,7 @@ pub fn failure(failure: &Failure) -> Option<Message> {
     Some(match failure {
         Failure::Name { typed, error } => could_not_open(typed, host::name(error)),
         Failure::Open { typed, path, error } => could_not_open(typed, host::open(path, error)),
-        Failure::Create { typed, name, format, error } => host::create(typed, name, format, error),
+        Failure::Create { typed, name, making, error } => host::create(typed, name, making, error),
         Failure::Named(failed) => {
             let message = named(failed.kind, &failed.name, failed.path.as_os_str().as_encoded_bytes(), &failed.error);
             let message = match failed.kind {

@@ -21,7 +21,6 @@ pub(super) fn error(error: &Qcow2Error) -> Message {
 /// One arm a variant, none left over: a new variant does not compile without its words.
 fn text(error: &Qcow2Error) -> String {
     match error {
-        Qcow2Error::SnapshotNotFound => "Failed to load snapshot: Can't find snapshot".to_owned(),
         Qcow2Error::Version { found } => format!("Unsupported qcow2 version {found}"),
         Qcow2Error::FileTooShort { .. } | Qcow2Error::HeaderTooShort { .. } => "qcow2 header too short".to_owned(),
         Qcow2Error::ClusterBits { found } => format!("Unsupported cluster size: 2^{found}"),

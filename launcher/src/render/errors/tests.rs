@@ -72,7 +72,8 @@ fn files_that_do_not_open_read_as_in_qemu_img() {
         open(OpenError::Lock(LockError::InUse(Permission::Write))),
         "Could not open 'nope': Failed to get shared \"write\" lock\nIs another process using the image [nope]?"
     );
-    let create = |error| words(Failure::Create { typed: b"o".to_vec(), name: b"o".to_vec(), format: "raw", error });
+    let create =
+        |error| words(Failure::Create { typed: b"o".to_vec(), name: b"o".to_vec(), making: "converting raw", error });
     assert_eq!(
         create(OpenError::Host(2)),
         "o: error while converting raw: Could not create 'o': No such file or directory"

@@ -3,7 +3,7 @@
 mod sources;
 mod target;
 
-use super::Reply;
+use super::{Reply, ask};
 use crate::align;
 use crate::codec::Codecs;
 use crate::mover::{self, Format, Target};
@@ -11,7 +11,7 @@ use crate::plan;
 use crate::store::{Budget, Queue};
 use alloc::vec::Vec;
 use instar_abi::error::{Error, TargetError};
-use instar_abi::reply::{End, FinalLength, Frame, Need, Unreadable};
+use instar_abi::reply::{End, FinalLength, Frame, Unreadable};
 use instar_abi::request::{Before, Convert, Disk, DiskId, Op, Qcow2Options, Request, TargetFormat};
 use instar_io::{Env, SECTOR_LEN};
 use sources::{Found, open_images};
@@ -55,6 +55,11 @@ fn convert_with<E: Env>(codecs: Codecs, request: &Request, env: &mut E) -> Resul
     if !codecs.can_encode() && images.decode_zstd() && images.sources_len() >= FULL_LEN_MIN {
         return Ok(End::NeedsFull);
     }
+    if convert.part.is_some_and(|part| part.start > images.sources_len()) {
+        let mut reply = Reply::default();
+        reply.push(env, &Frame::PastEnd)?;
+        reply.flush(env)?;
+    }
     let made = make(convert, codecs, disks, &images, env, &mut budget)?;
     let total = made.target.virtual_size;
     let source = images.into_source(convert, budget, made.wanted);
@@ -94,16 +99,16 @@ fn supported(convert: &Convert, codecs: Codecs) -> Result<(), Error> {
             (codecs.can_encode() || !compress) && convert.before != Before::Empty
         }
     };
-    let snapshot = convert.snapshot.is_none() || convert.sources.len() == 1;
-    let top_only = !convert.top_only || (convert.sources.len() == 1 && convert.before != Before::Empty);
-    if format && snapshot && top_only { Ok(()) } else { Err(Error::Target(TargetError::Unsupported)) }
-}
-
-fn ask<E: Env>(env: &mut E, needs: Vec<Need>) -> Result<End, Error> {
-    let mut reply = Reply::default();
-    reply.push(env, &Frame::Needs(needs))?;
-    reply.flush(env)?;
-    Ok(End::NeedsMore)
+    let is_one = convert.sources.len() == 1;
+    let snapshot = convert.snapshot.is_none() || is_one;
+    let is_new = match &convert.target_format {
+        TargetFormat::Raw => true,
+        TargetFormat::Qcow2(options) => options.backing.is_none(),
+        TargetFormat::Existing { .. } => false,
+    };
+    let part = convert.part.is_none() || (is_one && is_new && !convert.top_only);
+    let top_only = !convert.top_only || (is_one && convert.before != Before::Empty);
+    if format && snapshot && part && top_only { Ok(()) } else { Err(Error::Target(TargetError::Unsupported)) }
 }
 
 /// Most bytes of content that there can be, compression aside.

@@ -1,5 +1,6 @@
 //! What a conversion reads, and what it lacks.
 
+use crate::align;
 use crate::image::{Chain, Codec, Driver, Opened, Resolved, open};
 use crate::mover::{Source, Wanted};
 use crate::store::{Budget, Cache, Queue, ReadAt, Store};
@@ -8,7 +9,7 @@ use instar_abi::error::{Error, TargetError};
 use instar_abi::format::Format;
 use instar_abi::reply::Need;
 use instar_abi::request::{Convert, Disk, LayerId, Qcow2Options, Request, TargetFormat};
-use instar_io::Env;
+use instar_io::{Env, SECTOR_LEN};
 
 /// Every image of a conversion, open.
 pub struct Images {
@@ -106,7 +107,7 @@ fn has_shared_granule(image: &crate::qcow2::Qcow2, sources_len: u64) -> bool {
     let header = image.header();
     // A compressed cluster is whole, and a smaller granule divides it.
     let cluster_size = u64::from(header.cluster_size());
-    sources_len < header.virtual_size() && crate::align::within(sources_len, cluster_size) != 0
+    sources_len < header.virtual_size() && align::within(sources_len, cluster_size) != 0
 }
 
 impl Images {
@@ -120,9 +121,25 @@ impl Images {
         self.sources.iter().fold(0u64, |sum, chain| sum.saturating_add(chain.virtual_size()))
     }
 
+    /// Bytes of the disk to move, whole sectors where a part of the sources was asked for.
+    pub fn disk_len(&self, convert: &Convert) -> u64 {
+        let all = self.sources_len();
+        convert.part.map_or(all, |part| {
+            let len = all.saturating_sub(part.start).min(part.len);
+            align::up(len, SECTOR_LEN).unwrap_or(len)
+        })
+    }
+
     /// The disk to move.
     pub fn into_source(self, convert: &Convert, budget: Budget, wanted: Wanted) -> Source {
         let source = Source::new(budget, wanted);
+        if let Some(part) = convert.part {
+            // There is one source.
+            return self.sources.into_iter().fold(source, |source, chain| {
+                let end = part.start.saturating_add(part.len).min(chain.virtual_size());
+                source.then_part_of(chain, part.start.min(end)..end)
+            });
+        }
         if let TargetFormat::Qcow2(Qcow2Options { backing: Some(_), .. }) = &convert.target_format {
             let base_len = self.base.as_ref().map_or(0, Chain::virtual_size);
             return self.sources.into_iter().fold(source, Source::then_top_of).above(self.base, base_len);

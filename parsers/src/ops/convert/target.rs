@@ -38,7 +38,7 @@ pub fn make<E: Env>(
 ) -> Result<Made, Error> {
     let disk = convert.target;
     let capacity = capacity(disks, disk).ok_or(Error::WrongOp)?;
-    let virtual_size = images.sources_len();
+    let virtual_size = images.disk_len(convert);
     let (sparse_len, old_len) = match (&convert.target_format, convert.before) {
         (TargetFormat::Raw, Before::Unknown { len }) => (0, Some(len)),
         (TargetFormat::Raw, Before::Zeros { len }) => (convert.sparse_len, Some(len)),

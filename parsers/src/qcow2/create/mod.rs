@@ -20,12 +20,14 @@ mod empty;
 mod finish;
 mod header;
 mod layout;
+mod measure;
 mod pack;
 mod tables;
 
 pub use finish::Finish;
 pub use header::Names;
 pub use layout::Layout;
+pub use measure::{bitmaps_len, full_len};
 
 use empty::clusters;
 use header::Header;

@@ -188,7 +188,7 @@ fn the_map_is_qemu_imgs() {
             let (kind, offset) = match extent.kind {
                 Kind::Data { offset, .. } => ("data", Some(offset)),
                 Kind::Encoded { .. } => ("compressed", None),
-                Kind::Zero | Kind::Hole => ("zero", None),
+                Kind::Zero | Kind::Hole | Kind::Reserved { .. } => ("zero", None),
             };
             push(&mut ours, (extent.start, extent.len, kind, offset));
         }

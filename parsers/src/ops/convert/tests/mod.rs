@@ -38,6 +38,7 @@ fn job(sources: Vec<Vec<u8>>, target_format: TargetFormat) -> (Request, Vec<Memo
         any_order: false,
         salvage: false,
         offload: false,
+        part: None,
     });
     let mut request = request(op, &disks);
     request.layers.pop();
@@ -74,7 +75,7 @@ fn run_all(machine: &mut Machine, request: &Request, disks: &[MemoryDisk]) -> Re
 fn convert_of(job: &mut Request) -> &mut Convert {
     match &mut job.op {
         Op::Convert(convert) => convert,
-        Op::Info { .. } => panic!("not a convert"),
+        _ => panic!("not a convert"),
     }
 }
 
@@ -336,7 +337,7 @@ fn every_failing_request_is_reported_whatever_the_lanes() {
 fn job_target(job: &Request) -> TargetFormat {
     match &job.op {
         Op::Convert(convert) => convert.target_format.clone(),
-        Op::Info { .. } => panic!("not a convert"),
+        _ => panic!("not a convert"),
     }
 }
 
