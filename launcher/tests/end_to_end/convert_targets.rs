@@ -310,3 +310,20 @@ fn an_existing_target_keeps_its_content_until_success() {
     assert!(output.status.success());
     make(directory.path(), "cmp a out; test $(stat -c %a out) = 640; test $(ls -A | wc -l) = 2");
 }
+
+#[test]
+fn a_data_file_is_made_in_the_working_directory_and_read_beside_its_image() {
+    let Some(instar) = instar(&["qemu-img"]) else { return };
+    let directory = scratch();
+    make(directory.path(), "mkdir sub; head -c 1M /dev/urandom >a");
+    let call = ["convert", "-f", "raw", "-O", "qcow2", "-o", "data_file=d", "a", "sub/out"];
+    assert!(run(directory.path(), &instar, &call).status.success());
+    make(directory.path(), "test ! -e sub/d; cmp a d; qemu-img compare -f raw -F qcow2 a sub/out >/dev/null");
+    let back = ["convert", "-f", "qcow2", "sub/out", "back"];
+    let elsewhere = run(directory.path(), &instar, &back);
+    let text = String::from_utf8_lossy(&elsewhere.stderr).into_owned();
+    assert!(!elsewhere.status.success() && text.contains("'sub/d': No such file or directory"), "{text}");
+    make(directory.path(), "mv d sub/d");
+    assert!(run(directory.path(), &instar, &back).status.success());
+    make(directory.path(), "cmp a back");
+}

@@ -74,7 +74,23 @@ fn an_overlays_names_are_read_beside_it_and_what_they_name_is_gated() {
     let (code, text) = convert(&instar, "loop", "qcow2");
     assert!(code == Some(1) && text.contains("infinite loop"), "{text}");
     let as_qemu_img = instar.with_file_name("qemu-img");
-    for (backing, format) in [("gone", "raw"), ("broken", "qcow2"), ("base", "qcow2")] {
+    // The user's own word names no protocol either, also where there is such a file.
+    make(directory.path(), "cp src sub/nbd:x");
+    let (code, text) = convert(&instar, "nbd:x", "raw");
+    assert!(code == Some(1) && text.contains("backing file 'nbd:x' is refused"), "{text}");
+    assert!(!directory.path().join("sub/out").exists());
+    make(
+        directory.path(),
+        "mkdir sub/dir; ln -s nowhere sub/dangling; qemu-img create -q -f qcow2 -u -b broken -F qcow2 sub/deep 1M",
+    );
+    for (backing, format) in [
+        ("gone", "raw"),
+        ("broken", "qcow2"),
+        ("base", "qcow2"),
+        ("dir", "raw"),
+        ("dangling", "raw"),
+        ("deep", "qcow2"),
+    ] {
         let ours = convert(&as_qemu_img, backing, format);
         assert!(!directory.path().join("sub/out").exists(), "{backing}");
         assert_eq!(ours, convert(Path::new("qemu-img"), backing, format));

@@ -7,7 +7,7 @@ use crate::gate::Refusal;
 use crate::job::failure::{Failure, NamedError, NamedFailure};
 use crate::job::name::ImageName;
 use crate::job::open::{self, FileId, OpenError, Opened, path_of};
-use crate::render::image_file::full_backing_name;
+use crate::render::image_file::{full_backing_name, protocol_of};
 use instar_abi::request::NeedKind;
 
 /// The files that the user named, open.
@@ -33,12 +33,16 @@ impl Inputs {
         let sources = meant.sources.iter().map(source).collect::<Result<_, _>>()?;
         let backing = meant.backing.as_ref().map(|backing| {
             let path = full_backing_name(&meant.target_path, &backing.name).unwrap_or_default();
-            open::source(path_of(&path), claim).map_err(|error| {
-                let refusal = match error {
+            // The image would say it to others, who speak it.
+            let opened = match protocol_of(&backing.name) {
+                Some(_) => Err(Refusal::Protocol),
+                None => open::source(path_of(&path), claim).map_err(|error| match error {
                     OpenError::Host(errno) => Refusal::Host(errno),
                     OpenError::Lock(error) => Refusal::Lock(error),
                     OpenError::Kind | OpenError::SameFile | OpenError::Pipe | OpenError::NoDirect => Refusal::Kind,
-                };
+                }),
+            };
+            opened.map_err(|refusal| {
                 Failure::Named(Box::new(NamedFailure {
                     top: meant.target.clone(),
                     depth: 0,

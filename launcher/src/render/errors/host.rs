@@ -142,7 +142,7 @@ pub(super) fn refusal(what: &str, name: &[u8], path: &[u8], refusal: Refusal) ->
             Message::new(outside).with_hint("--allow-backing DIR allows a directory, if you trust the image with it")
         }
         Refusal::Kernel => Message::new(format!("{what} '{quoted}' is refused: it is the kernel's own")),
-        Refusal::Kind => Message::new(format!("{what} '{quoted}' is refused: it is no regular file")),
+        Refusal::Kind => Message::new(format!("'file' driver requires '{}' to be a regular file", shown(path))),
         Refusal::Cycle => Message::new(format!("{what} '{quoted}' creates an infinite loop")),
         Refusal::Depth { max } => {
             Message::new(format!("{what} '{quoted}' is refused: the chain has more than {max} layers"))
