@@ -5,6 +5,7 @@ mod convert;
 mod convert_faults;
 mod convert_kills;
 mod convert_matrix;
+mod convert_offload;
 mod convert_options;
 mod convert_targets;
 mod formats;
