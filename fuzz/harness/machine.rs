@@ -1,6 +1,6 @@
 //! A machine for whole operations: sources of fuzz input, outputs in memory, one lane or several.
 
-use instar_abi::reply::{Frame, decode_batch};
+use instar_abi::reply::{CopyRange, Frame, decode_batch};
 use instar_abi::request::{Access, Disk};
 use instar_io::{
     Action, BlockError, BlockRequest, Blocks, Completion, Env, LaneWork, ReplyError, SECTOR_LEN, SubmitError, Token,
@@ -73,6 +73,10 @@ impl FuzzLane {
         if self.fails_at == Some(number) {
             return Err(BlockError::Io);
         }
+        self.transfer(request)
+    }
+
+    fn transfer(&self, request: &mut BlockRequest) -> Result<(), BlockError> {
         let (disk, bytes) = &self.disks[request.disk as usize];
         let end = request.offset.checked_add(request.len()).ok_or(BlockError::Io)?;
         let limit = match disk.access {
@@ -103,6 +107,21 @@ impl FuzzLane {
             at += segment.len();
         }
         Ok(())
+    }
+}
+
+impl FuzzLane {
+    /// What the launcher does for a range.
+    fn copy(&self, range: &CopyRange) {
+        let transfer = |disk: u32, action, offset, bytes| {
+            let mut request = BlockRequest { disk, action, offset, segments: vec![bytes] };
+            self.transfer(&mut request).expect("the range is within its disks");
+            request.segments.remove(0)
+        };
+        let end = range.from_offset + range.len;
+        assert!(range.len > 0 && end <= self.disks[range.from.0 as usize].0.len, "{range:?} past the end");
+        let bytes = transfer(range.from.0, Action::Read, range.from_offset, vec![0; range.len as usize]);
+        transfer(range.to.0, Action::Write, range.to_offset, bytes);
     }
 }
 
@@ -171,7 +190,13 @@ impl Env for FuzzMachine {
     }
 
     fn reply(&mut self, batch: Vec<u8>) -> Result<(), ReplyError> {
+        let first = self.frames.len();
         decode_batch(&batch, |frame| self.frames.push(frame)).expect("frames decode");
+        for frame in &self.frames[first..] {
+            if let Frame::Copy(ranges) = frame {
+                ranges.iter().for_each(|range| self.lanes[0].copy(range));
+            }
+        }
         Ok(())
     }
 }

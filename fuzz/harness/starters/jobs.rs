@@ -38,6 +38,24 @@ pub fn conversions() -> Vec<(String, Vec<u8>)> {
         let len = if name.starts_with("fails-") { 6000 } else { raw.len() };
         all.push((name.to_owned(), job(head, &raw[..len])));
     }
+    // -B, -n, both, and -C.
+    let layered = images().into_iter().find(|(name, _)| name == "v3-backing").map(|(_, image)| image);
+    let layered = layered.unwrap_or_default();
+    for (name, head, mode, source) in [
+        ("overlay", [1, 3, 4, 1, 5, 0, 0], [1, 1, 0], &raw[..6000]),
+        ("overlay-of-layers", [0, 0, 4, 1, 0, 0, 1], [1, 2, 0], &layered),
+        ("there", [1, 0, 4, 1, 5, 0, 0], [2, 0, 9], &raw[..6000]),
+        ("there-layered", [0x11, 5, 4, 1, 0, 0, 1], [3, 3, 16], &raw[..6000]),
+        ("there-raw", [3, 0, 0, 1, 0, 0, 0], [2, 0, 1], &raw[..6000]),
+        ("top-into-there", [0, 3, 4, 1, 5, 0, 0], [7, 4, 200], &layered),
+        ("top-into-raw", [2, 3, 4, 1, 0, 0, 0], [6, 4, 200], &layered),
+        ("offloaded", [1, 0, 4, 1, 0, 0, 0], [8, 0, 0], &raw[..6000]),
+        ("offloaded-raw", [3, 0, 0, 1, 0, 0, 0], [8, 0, 0], &raw[..6000]),
+    ] {
+        let mut input = job(head, source);
+        input[7..10].copy_from_slice(&mode);
+        all.push((name.to_owned(), input));
+    }
     all.push(("empty-disk".into(), job([1, 7, 4, 1, 0, 0, 0], &[])));
     all
 }
