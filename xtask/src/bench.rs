@@ -17,6 +17,9 @@ pub struct Options {
     /// Directory for the images
     #[arg(long, default_value = "/dev/shm")]
     directory: PathBuf,
+    /// Directory for the images of cases on a disk; cargo's target directory if not given
+    #[arg(long)]
+    disk: Option<PathBuf>,
     /// Only cases whose names contain one of these
     filter: Vec<String>,
 }
@@ -29,15 +32,20 @@ struct Case {
     fast: &'static [&'static str],
     /// Removed before each run.
     output: Option<&'static str>,
+    /// It reads and writes files of a disk, in page cache.
+    on_disk: bool,
     /// Ratios of wall times and of processor times that must not be exceeded.
     gate: (f64, f64),
     /// Calls of the program that make one run.
     calls: usize,
 }
 
-const INFO: Case = Case { name: "", arguments: &[], fast: &[], output: None, gate: (1.5, 1.5), calls: 1 };
+const INFO: Case =
+    Case { name: "", arguments: &[], fast: &[], output: None, on_disk: false, gate: (1.5, 1.5), calls: 1 };
 /// Copies in page cache.
 const COPY: Case = Case { output: Some("out"), gate: (1.0, 1.3), ..INFO };
+/// The same between files of a disk, whose pages are there already.
+const ON_DISK: Case = Case { on_disk: true, ..COPY };
 /// Codecs: of processor time there is no gate but that two cores are no more than two.
 const DECODE: Case = Case { gate: (1.0, 2.0), ..COPY };
 const ENCODE: Case = Case { fast: &["-m", "16", "-W"], ..DECODE };
@@ -60,6 +68,21 @@ const CASES: &[Case] = &[
         name: "qcow2 to qcow2, 1 GiB",
         arguments: &["convert", "-f", "qcow2", "-O", "qcow2", "data.qcow2", "out"],
         ..COPY
+    },
+    Case {
+        name: "raw to qcow2, 1 GiB, disk",
+        arguments: &["convert", "-f", "raw", "-O", "qcow2", "data.raw", "out"],
+        ..ON_DISK
+    },
+    Case {
+        name: "qcow2 to raw, 1 GiB, disk",
+        arguments: &["convert", "-f", "qcow2", "-O", "raw", "data.qcow2", "out"],
+        ..ON_DISK
+    },
+    Case {
+        name: "qcow2 to qcow2, 1 GiB, disk",
+        arguments: &["convert", "-f", "qcow2", "-O", "qcow2", "data.qcow2", "out"],
+        ..ON_DISK
     },
     Case {
         name: "sparse, 100 GiB",
@@ -112,21 +135,33 @@ struct Cost {
 
 pub fn bench(options: &Options) -> Result<()> {
     let instar = crate::build::build()?;
-    let directory = options.directory.join(format!("instar-bench-{}", std::process::id()));
+    let own = format!("instar-bench-{}", std::process::id());
+    let directory = options.directory.join(&own);
+    let disk = match &options.disk {
+        Some(disk) => disk.join(&own),
+        None => crate::cargo::target().join(&own),
+    };
     fs::create_dir_all(&directory)?;
-    let result = run(options, &instar, &directory);
+    let result = run(options, &instar, &directory, &disk);
     fs::remove_dir_all(&directory)?;
+    if disk.exists() {
+        fs::remove_dir_all(&disk)?;
+    }
     result
 }
 
-fn run(options: &Options, instar: &Path, directory: &Path) -> Result<()> {
-    make_images(directory)?;
+fn run(options: &Options, instar: &Path, memory: &Path, disk: &Path) -> Result<()> {
+    make_images(memory)?;
     println!("| case | wall ratio (min, median) | CPU ratio | instar ms | qemu-img ms | peak MiB | gates |");
     println!("|---|---|---|---|---|---|---|");
     let mut missed = Vec::new();
     let wanted =
         |case: &&Case| options.filter.is_empty() || options.filter.iter().any(|word| case.name.contains(word.as_str()));
+    if CASES.iter().filter(wanted).any(|case| case.on_disk) {
+        copy_to_disk(memory, disk)?;
+    }
     for case in CASES.iter().filter(wanted) {
+        let directory = if case.on_disk { disk } else { memory };
         let mut pairs = Vec::new();
         for round in 0..=options.pairs {
             let ours = time(instar, &[], case, directory)?;
@@ -207,6 +242,16 @@ fn make_images(directory: &Path) -> Result<()> {
     let status = Command::new("sh").current_dir(directory).args(["-euc", SCRIPT]).status()?;
     if !status.success() {
         bail!("the images could not be made: xtask/setup-debian.sh installs qemu-img and qemu-io");
+    }
+    Ok(())
+}
+
+/// Puts what the cases on a disk read there, and waits until nothing of it is to be written any more.
+fn copy_to_disk(memory: &Path, disk: &Path) -> Result<()> {
+    fs::create_dir_all(disk)?;
+    for name in ["data.raw", "data.qcow2"] {
+        fs::copy(memory.join(name), disk.join(name))?;
+        File::open(disk.join(name))?.sync_all()?;
     }
     Ok(())
 }
