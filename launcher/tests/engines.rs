@@ -603,3 +603,34 @@ fn two_lanes_run_on_every_machine_that_has_two_queues() {
         assert!(saw.contains(&told) && saw.contains("saw: Ok(Done"), "{place}: {told:?} is not in {saw}");
     }
 }
+
+/// A guest that sets up a disk anew that runs. The built-in machine ends it at once. Other programs take such words
+/// themselves: they keep to what they were told first, or start the device again where it is nonsense.
+#[test]
+fn a_disk_that_runs_is_not_set_up_anew() {
+    be_provoked_if_told();
+    if !has_test_images() {
+        return;
+    }
+    for place in places() {
+        let expected: [&[&str]; 5] = match place {
+            "table" => [&["GuestFault(QueueSetup { device: 1 })"]; 5],
+            "strict-mmio" | "pci" | "pci-by-ports" => [&["GuestFault(Register {"]; 5],
+            _ => [
+                // Another place and another length for the queue: no word of it reaches the launcher.
+                &["saw: Ok(NeedsMore)"],
+                &["saw: Ok(NeedsMore)"],
+                // A reset: the guest waits for an answer that does not come.
+                &["TimeOut"],
+                // Outside memory: some programs hand it on, some stop there.
+                &["Protocol { program", "TimeOut"],
+                // In memory that is no ring.
+                &["GuestFault(Chain { device: 1 })", "GuestFault(Ring { device: 1 })"],
+            ],
+        };
+        for (how, expected) in (30..).zip(expected) {
+            let saw = provoke("a_disk_that_runs_is_not_set_up_anew", place, how, 1);
+            assert!(expected.iter().any(|part| saw.contains(part)), "{place}: none of {expected:?} is in {saw}");
+        }
+    }
+}

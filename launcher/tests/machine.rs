@@ -116,6 +116,15 @@ macro_rules! on_every_bus {
                     Case { death: 9, ..DEFAULT } => "death: Fault", "vector_or_line: 14";
                 a_read_only_disk_is_never_written: Case { death: 10, ..DEFAULT } => "Ok(Failed(WrongOp))";
                 garbage_instead_of_frames_is_refused: Case { death: 11, ..DEFAULT } => "Reply(Frame(Len";
+                a_chain_that_bites_its_tail_ends_the_run: Case { death: 20, ..DEFAULT } => "GuestFault(Chain { device: 1 })";
+                data_as_long_as_the_address_space_ends_the_run:
+                    Case { death: 22, ..DEFAULT } => "GuestFault(Chain { device: 1 })";
+                data_outside_memory_end_the_run: Case { death: 24, ..DEFAULT } => "GuestFault(Chain { device: 1 })";
+                more_requests_than_the_ring_holds_end_the_run:
+                    Case { death: 26, ..DEFAULT } => "GuestFault(Ring { device: 1 })";
+                a_queue_that_moves_ends_the_run: Case { death: 30, ..DEFAULT } => "GuestFault(";
+                a_reset_in_flight_ends_the_run: Case { death: 32, ..DEFAULT } => "GuestFault(";
+                a_disk_that_is_set_up_anew_ends_the_run: Case { death: 34, ..DEFAULT } => "GuestFault(";
                 lanes_that_a_bus_does_not_have_are_not_missed: Case { death: 12, ..DEFAULT } => "Ok(Done", "done: 6";
             }
         }

@@ -175,6 +175,9 @@ pub fn scripts() -> Vec<(String, Vec<u8>)> {
     };
     let mmio = |register: u16, value: u32| [&[7], register.to_le_bytes().as_slice(), &value.to_le_bytes()].concat();
     let set_up = [mmio(0x38, 8), mmio(0x80, 0x1000), mmio(0x90, 0x2000), mmio(0xa0, 0x3000), mmio(0x44, 1)].concat();
+    // Device 0 behind vhost-user: a pause, a window of memory that comes and goes, rings at other places.
+    let behind = |steps: &[&[u8]]| [&[0x10 | NO_FAULT], steps.concat().as_slice()].concat();
+    let (paused, window, moved) = ([7, 0], [7, 1], [7, 3, 0x00, 0x11, 0x00, 0x31, 0x00, 0x21]);
     vec![
         ("sound".into(), sound(&[&read, &write, &flush, &unknown, &last, &past_end])),
         ("sound-fault-1".into(), [&[1 << 1], [read, write, read].concat().as_slice()].concat()),
@@ -183,10 +186,14 @@ pub fn scripts() -> Vec<(String, Vec<u8>)> {
         ("indirect".into(), sound(&[&indirect])),
         ("loop".into(), sound(&[&looped])),
         ("ring-ahead".into(), sound(&[&[4, 0xff, 0x7f, 5, 0]])),
-        ("raw-registers".into(), [registers(64, [0x1000, 0x2000, 0x3000]), by_hand].concat()),
+        ("raw-registers".into(), [registers(64, [0x1000, 0x2000, 0x3000]), by_hand.clone()].concat()),
         ("raw-outside".into(), registers(64, [0xffff, 0x2000, u64::MAX])),
         ("raw-overlap".into(), [registers(16, [0x1000, 0x1000, 0x1000]), read.to_vec()].concat()),
         ("mmio".into(), sound(&[&set_up, &mmio(0x50, 0), &read])),
+        ("behind".into(), behind(&[&read, &paused, &write, &window, &read, &flush])),
+        ("behind-by-hand".into(), behind(&[&by_hand, &paused, &[3, 0, 5, 0]])),
+        ("behind-moved".into(), behind(&[&read, &moved, &paused, &by_hand])),
+        ("behind-elsewhere".into(), behind(&[&[7, 7, 0, 0x10, 0, 0x40, 0, 0], &read])),
     ]
 }
 

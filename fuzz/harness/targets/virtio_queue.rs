@@ -1,10 +1,14 @@
+mod back_end;
+
 use crate::layout::Script;
+use back_end::{BackEnd, Queue};
 use instar::disk::{Disk, Segments};
 use instar::vmm::block::GuestFault;
-use instar::vmm::memory::Memory;
+use instar::vmm::memory::{Memory, Piece};
 use instar::vmm::mmio::{BASE, Bus, Effect};
 use instar::vmm::queue::{LaneQueues, QUEUE_SIZE_MAX, Registers};
 use std::cell::RefCell;
+use std::fs::File;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -27,7 +31,7 @@ const STEPS_MAX: usize = 128;
 
 /// A script of a hostile guest against two block devices: writes to memory, descriptors, doorbells, registers.
 /// Byte 0: bit 0 raw queue registers, from bytes 8 to 33, instead of sound ones; bits 1 to 3 the disk's request
-/// that fails, 7 none.
+/// that fails, 7 none; bit 4: device 0 is behind vhost-user, and messages take the place of registers.
 pub fn virtio_queue(data: &[u8]) {
     let mut script = Script::new(data);
     let Some(flags) = script.u8() else { return };
@@ -38,9 +42,10 @@ pub fn virtio_queue(data: &[u8]) {
             None => return,
         },
     };
-    MEMORY.with_borrow(|memory| {
+    MEMORY.with_borrow(|(memory, file)| {
         memory.write(0, &[0; MEMORY_LEN as usize]).expect("all of memory");
-        let mut guest = Guest::new(memory, registers, u64::from(flags >> 1 & 7));
+        let behind = (flags & 0x10 != 0).then_some(file);
+        let mut guest = Guest::new(memory, registers, u64::from(flags >> 1 & 7), behind);
         for _ in 0..STEPS_MAX {
             match guest.step(&mut script) {
                 Some(Ok(())) => {}
@@ -51,7 +56,19 @@ pub fn virtio_queue(data: &[u8]) {
 }
 
 thread_local! {
-    static MEMORY: RefCell<Memory> = RefCell::new(Memory::new(MEMORY_LEN, MEMORY_LEN).expect("address space"));
+    static MEMORY: RefCell<(Memory, File)> = RefCell::new(shared_memory().expect("a file and address space"));
+}
+
+/// Memory that two sides can map.
+fn shared_memory() -> io::Result<(Memory, File)> {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    let name = format!("instar-fuzz-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+    let path = std::env::temp_dir().join(name);
+    let file = File::options().read(true).write(true).create_new(true).open(&path)?;
+    std::fs::remove_file(path)?;
+    file.set_len(MEMORY_LEN)?;
+    let piece = Piece { address: 0, len: MEMORY_LEN, file: file.try_clone()?, offset: 0 };
+    Ok((Memory::shared(vec![piece])?, file))
 }
 
 fn raw_registers(script: &mut Script<'_>) -> Option<Registers> {
@@ -68,20 +85,28 @@ struct Guest<'m> {
     memory: &'m Memory,
     disks: [Arc<CheckedDisk>; 2],
     queues: LaneQueues,
+    /// Device 0's, in place of its queue.
+    back_end: Option<BackEnd>,
     bus: Bus,
     registers: Registers,
     /// Next index of the available ring of device 0.
     available: u16,
     /// Nothing but sound requests so far: every answer is known.
     is_sound: bool,
+    /// No message has moved rings or memory.
+    rings_known: bool,
 }
 
 impl<'m> Guest<'m> {
-    fn new(memory: &'m Memory, registers: Registers, fault: u64) -> Self {
+    fn new(memory: &'m Memory, registers: Registers, fault: u64, behind: Option<&File>) -> Self {
         let disks = [false, true].map(|read_only| Arc::new(CheckedDisk::new(read_only, fault)));
         let devices: Vec<Arc<dyn Disk>> =
             disks.iter().map(|disk| Arc::<CheckedDisk>::clone(disk) as Arc<dyn Disk>).collect();
         let mut queues = LaneQueues::new(&devices);
+        let mut back_end = behind.map(|file| BackEnd::new(Arc::clone(&devices[0]), file));
+        if let Some(set_up) = back_end.as_mut().map(|back_end| back_end.set_up(registers)) {
+            assert!(registers != PLAUSIBLE || set_up.is_ok(), "a sound queue is refused: {set_up:?}");
+        }
         let adopted = queues.adopt(0, registers, memory);
         let fits = |start: u64, len: u64| start.checked_add(len).is_some_and(|end| end <= MEMORY_LEN);
         let size = u64::from(registers.size);
@@ -92,16 +117,27 @@ impl<'m> Guest<'m> {
             && fits(registers.device_area, 6 + size * 8);
         // Alignment is asked for as well, so sound ones may be refused; the opposite never.
         assert!(adopted.is_err() || sound, "{registers:?} are adopted");
-        assert_eq!(queues.adopted(0), adopted.is_ok());
+        assert_eq!(queues.adopted(0), adopted.is_ok().then_some(registers));
         let _ = queues.adopt(1, PLAUSIBLE, memory);
         let bus = Bus::new([(0, SECTORS), (1 << 5, SECTORS)].into_iter());
-        Self { memory, disks, queues, bus, registers, available: 0, is_sound: registers == PLAUSIBLE }
+        Self {
+            memory,
+            disks,
+            queues,
+            back_end,
+            bus,
+            rings_known: true,
+            registers,
+            available: 0,
+            is_sound: registers == PLAUSIBLE,
+        }
     }
 
     /// One step of the script; `None` at its end.
     fn step(&mut self, script: &mut Script<'_>) -> Option<Result<(), GuestFault>> {
         let operation = script.u8()? % 8;
-        if operation != 0 {
+        // What a message does to the queue, it tells itself.
+        if operation != 0 && (operation != 7 || self.back_end.is_none()) {
             self.is_sound = false;
         }
         match operation {
@@ -126,9 +162,10 @@ impl<'m> Guest<'m> {
             }
             5 => {
                 let index = usize::from(script.u8()? % 4);
-                return Some(self.serve(|queues, memory| queues.serve(index, memory)));
+                return Some(self.serve_queue(index));
             }
-            6 => return Some(self.serve(LaneQueues::serve_all)),
+            6 => return Some(self.serve(|guest| guest.queues.serve_all(guest.memory))),
+            _ if self.back_end.is_some() => return self.message(script),
             _ => return self.register(script),
         }
         Some(Ok(()))
@@ -178,7 +215,7 @@ impl<'m> Guest<'m> {
         self.descriptor(index, status_at, 1, WRITE, 0);
         self.offer(0);
         let before = self.disks[0].state();
-        let result = self.serve(|queues, memory| queues.serve(0, memory));
+        let result = self.serve_queue(0);
         if self.is_sound {
             assert_eq!(result, Ok(()), "a sound request ends the run");
             self.check_answer(kind, sector, sectors, shape, &before);
@@ -215,16 +252,12 @@ impl<'m> Guest<'m> {
     }
 
     /// Serves, and checks that only memory that the guest gave for writing has changed.
-    fn serve(
-        &mut self,
-        work: impl FnOnce(&mut LaneQueues, &Memory) -> Result<(), GuestFault>,
-    ) -> Result<(), GuestFault> {
+    fn serve(&mut self, work: impl FnOnce(&mut Self) -> Result<(), GuestFault>) -> Result<(), GuestFault> {
         let before = self.snapshot();
-        let requests = || self.disks.iter().map(|disk| disk.requests.load(Ordering::Relaxed)).sum::<u64>();
-        let served = requests();
-        let result = work(&mut self.queues, self.memory);
+        let served = self.requests();
+        let result = work(self);
         let after = self.snapshot();
-        assert!(requests() - served <= 2 * u64::from(QUEUE_SIZE_MAX), "more requests than two rings hold");
+        assert!(self.requests() - served <= 2 * u64::from(QUEUE_SIZE_MAX), "more requests than two rings hold");
         // Whole pages first: a comparison of single bytes is dear under the engine.
         let changed = |page: usize| before[page..page + PAGE_LEN] != after[page..page + PAGE_LEN];
         let changed: Vec<usize> = (0..before.len()).step_by(PAGE_LEN).filter(|page| changed(*page)).collect();
@@ -237,14 +270,43 @@ impl<'m> Guest<'m> {
         result
     }
 
+    fn serve_queue(&mut self, index: usize) -> Result<(), GuestFault> {
+        self.serve(|guest| match &mut guest.back_end {
+            Some(back_end) if index == 0 => back_end.serve(),
+            _ => guest.queues.serve(index, guest.memory),
+        })
+    }
+
+    fn requests(&self) -> u64 {
+        self.disks.iter().map(|disk| disk.requests.load(Ordering::Relaxed)).sum()
+    }
+
+    /// A message to the back end; one that it refuses ends the run.
+    fn message(&mut self, script: &mut Script<'_>) -> Option<Result<(), GuestFault>> {
+        match self.back_end.as_mut()?.message(script)? {
+            Ok(Queue::AsBefore) => Some(Ok(())),
+            Ok(Queue::Else) => {
+                (self.is_sound, self.rings_known) = (false, false);
+                Some(Ok(()))
+            }
+            Err(_) => {
+                assert!(!self.is_sound, "a sound message is refused");
+                None
+            }
+        }
+    }
+
     fn snapshot(&self) -> Vec<u8> {
         let bytes: Box<[u8; MEMORY_LEN as usize]> = Box::new(self.memory.read(0).expect("all of memory"));
         bytes.to_vec()
     }
 
     /// What a device may write to: used rings and writable descriptors. `None` where the device can change the
-    /// descriptors themselves, or where they lead to more of them.
+    /// descriptors themselves, where they lead to more of them, or where rings may have moved.
     fn writable(&self, memory: &[u8]) -> Option<Vec<std::ops::Range<u64>>> {
+        if !self.rings_known {
+            return None;
+        }
         let tables = [self.registers, PLAUSIBLE].map(|registers| {
             let size = u64::from(registers.size.min(QUEUE_SIZE_MAX));
             (registers.descriptors..registers.descriptors.saturating_add(size * 16), registers.device_area, size)
@@ -291,7 +353,7 @@ impl<'m> Guest<'m> {
                 }
                 adopted
             }
-            Ok(Effect::Notify { device }) => self.serve(|queues, memory| queues.serve(device, memory)),
+            Ok(Effect::Notify { device }) => self.serve(|guest| guest.queues.serve(device, guest.memory)),
         })
     }
 }

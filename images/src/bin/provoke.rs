@@ -13,6 +13,8 @@ use instar_abi::reply::{End, Frame, encode_frame, pad_batch};
 use instar_abi::request::Request;
 use instar_io::{Action, BlockRequest, Blocks, Env};
 use instar_kernel::arch::provoke;
+use instar_kernel::blk::Lane;
+use instar_kernel::bus::provoke::{Change, change_disk_0};
 use instar_kernel::machine::Machine;
 
 instar_kernel::main!(die);
@@ -35,6 +37,7 @@ fn die(request: &Request, machine: &mut Machine) -> Result<End, Error> {
         11 => garbage_reply(machine),
         12 => return sum_on_all_lanes(machine),
         14 => provoke::write_to_local_apic(),
+        30..=34 => return set_up_disk_0_anew(machine, request.now),
         20..=26 => return break_the_ring_of_disk_0(machine, request.now),
         13 => return vector_instructions_on_all_lanes(machine),
         _ => return Err(Error::WrongOp),
@@ -106,6 +109,42 @@ fn break_the_ring_of_disk_0(machine: &mut Machine, how: u64) -> Result<End, Erro
         }
         core::hint::spin_loop();
     }
+}
+
+/// Reads from a disk that is set up anew while it runs.
+fn set_up_disk_0_anew(machine: &mut Machine, how: u64) -> Result<End, Error> {
+    /// Outside memory, and in the op image's text.
+    const ELSEWHERE: u64 = 1 << 40;
+    const NO_RING: u64 = 0x20_9000;
+    let lane = machine.lane();
+    let submit = |lane: &mut Lane| {
+        let request = BlockRequest { disk: 0, action: Action::Read, offset: 0, segments: vec![vec![0xee; 512]] };
+        drop(lane.submit(request));
+        lane.kick();
+    };
+    let next = |lane: &mut Lane| loop {
+        if let Some(completion) = lane.poll() {
+            break completion.request.segments.first().and_then(|s| s.first()).copied();
+        }
+        core::hint::spin_loop();
+    };
+    submit(lane);
+    // A reset comes while a request is in flight.
+    if how != 32 {
+        next(lane);
+    }
+    let steps = [0, 1, 3, 11].map(Change::Status);
+    let (steps, changes): (&[Change], &[Change]) = match how {
+        30 => (&[], &[Change::Descriptors(ELSEWHERE)]),
+        31 => (&[], &[Change::Size(3)]),
+        32 => (&steps[..1], &[]),
+        33 => (&steps, &[Change::Descriptors(ELSEWHERE), Change::Ready(1), Change::Status(15)]),
+        _ => (&steps, &[Change::Size(8), Change::Descriptors(NO_RING), Change::Ready(1), Change::Status(15)]),
+    };
+    steps.iter().chain(changes).copied().for_each(change_disk_0);
+    while lane.poll().is_some() {}
+    submit(lane);
+    if next(lane) == Some(3) { Ok(End::NeedsMore) } else { Err(Error::WrongOp) }
 }
 
 /// Writes something that is no frame.

@@ -4,6 +4,8 @@
 
 mod mmio;
 mod pci;
+#[cfg(feature = "provoke")]
+pub mod provoke;
 mod table;
 
 use crate::command_line::CommandLine;
@@ -92,16 +94,22 @@ pub trait Adopt {
 /// The first device that can't be used.
 pub fn discover(line: &CommandLine, adopter: &mut impl Adopt) -> Result<(), BusError> {
     for index in 0..line.table {
+        #[cfg(feature = "provoke")]
+        provoke::note(provoke::Kind::Table, instar_abi::layout::TABLE + index * instar_abi::layout::PAGE_LEN);
         adopter.adopt(table::Table::new(index)?, |lane| Some(Notify::Doorbell { lane }))?;
     }
     for &(address, len) in &line.mmio {
         let register = mmio::notify_register(address);
+        #[cfg(feature = "provoke")]
+        provoke::note(provoke::Kind::Mmio, address);
         adopter.adopt(mmio::open(address, len)?, |queue| Some(Notify::Register { address: register, queue }))?;
     }
     if let Some(access) = line.pci {
         let config = pci::Config::new(access)?;
         for slot in pci::block_devices(&config) {
             let (transport, registers) = pci::open(config, slot)?;
+            #[cfg(feature = "provoke")]
+            provoke::note(provoke::Kind::Pci, registers.common());
             adopter.adopt(transport, |queue| {
                 let queue = u16::try_from(queue).ok()?;
                 Some(Notify::PciRegister { address: registers.of_queue(queue)?, queue })

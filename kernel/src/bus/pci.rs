@@ -181,6 +181,12 @@ impl NotifyRegisters {
         self.at(index)
     }
 
+    /// Where `virtio_pci_common_cfg` is.
+    #[cfg(feature = "provoke")]
+    pub(super) const fn common(&self) -> u64 {
+        self.common
+    }
+
     fn at(&self, index: u16) -> Option<u64> {
         let place = self.stride.checked_mul(index.into())?;
         (place.checked_add(2)? <= self.len).then_some(self.base + place)

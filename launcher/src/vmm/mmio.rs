@@ -72,7 +72,7 @@ impl Bus {
     /// Writes four bytes.
     ///
     /// # Errors
-    /// [`GuestFault::Register`]: a strict device, and it was not that register's turn.
+    /// [`GuestFault::Register`]: it was not that register's turn.
     pub fn write(&self, address: u64, value: u32) -> Result<Effect, GuestFault> {
         let effect = self.with(address, Ok(Effect::None), |register, device| {
             match register {

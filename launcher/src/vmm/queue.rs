@@ -100,6 +100,7 @@ pub enum Left {
 /// One queue with its disk.
 struct Served {
     queue: BlockQueue,
+    registers: Registers,
     disk: Arc<dyn Disk>,
 }
 
@@ -129,10 +130,10 @@ impl LaneQueues {
         self.disks.len()
     }
 
-    /// Whether this lane's queue of device `index` is set up.
+    /// By what this lane's queue of device `index` was set up, if it is.
     #[must_use]
-    pub fn adopted(&self, index: usize) -> bool {
-        self.served.get(index).is_some_and(Option::is_some)
+    pub fn adopted(&self, index: usize) -> Option<Registers> {
+        self.served.get(index)?.as_ref().map(|served| served.registers)
     }
 
     /// Takes over a queue that the guest has set up. It keeps these registers for good.
@@ -144,7 +145,7 @@ impl LaneQueues {
             return Err(GuestFault::NoSuchDevice { index: index as u32 });
         };
         let queue = BlockQueue::adopt(index as u32, registers, 0, memory)?;
-        *slot = Some(Served { queue, disk: Arc::clone(disk) });
+        *slot = Some(Served { queue, registers, disk: Arc::clone(disk) });
         Ok(())
     }
 
@@ -155,7 +156,7 @@ impl LaneQueues {
     pub fn serve(&mut self, index: usize, memory: &Memory) -> Result<(), GuestFault> {
         match self.served.get_mut(index).and_then(Option::as_mut) {
             // With its vCPU standing still, a ring can only grow by reads into the ring itself.
-            Some(Served { queue, disk }) => match queue.serve(&**disk, self.chains, memory)? {
+            Some(Served { queue, disk, .. }) => match queue.serve(&**disk, self.chains, memory)? {
                 Left::Nothing => Ok(()),
                 Left::More => Err(GuestFault::Ring { device: index as u32 }),
             },

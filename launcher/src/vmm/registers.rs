@@ -8,7 +8,7 @@ use super::queue::{QUEUE_SIZE_MAX, Registers};
 /// How much a device puts up with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Manners {
-    /// Whatever does no harm.
+    /// Whatever does no harm, until the device runs.
     Lenient,
     /// One status bit at a time, features and queues in their turn, nothing unasked for.
     Strict,
@@ -115,7 +115,7 @@ impl DeviceRegisters {
     /// Takes a half of the driver's features.
     ///
     /// # Errors
-    /// [`OutOfTurn`]: strict, and the driver has not said it is there, or takes what was not offered.
+    /// [`OutOfTurn`]: the device runs; or strict, and the driver has not said it is there, or takes what was not offered.
     pub fn take_features(&mut self, value: u32) -> Result<(), OutOfTurn> {
         let value = u64::from(value);
         self.driver_features = match self.driver_feature_select {
@@ -135,7 +135,7 @@ impl DeviceRegisters {
     /// Takes a device status.
     ///
     /// # Errors
-    /// [`OutOfTurn`]: strict, and neither a reset of a device that does not run nor the next step.
+    /// [`OutOfTurn`]: the device runs; or strict, and neither a reset nor the next step.
     pub fn set_status(&mut self, value: u32) -> Result<(), OutOfTurn> {
         let reset = value == 0 && self.status != status::DRIVER_OK;
         self.turn(reset || status::STEPS.contains(&(self.status, value)))?;
@@ -158,7 +158,7 @@ impl DeviceRegisters {
     /// Takes the queue's length.
     ///
     /// # Errors
-    /// [`OutOfTurn`]: strict, and it is not the time for queues.
+    /// [`OutOfTurn`]: the device runs; or strict, and it is not the time for queues.
     pub fn set_queue_size(&mut self, size: u16) -> Result<(), OutOfTurn> {
         self.turn(self.is_time_for_queues())?;
         self.queue.size = size;
@@ -201,7 +201,9 @@ impl DeviceRegisters {
     /// # Errors
     /// [`OutOfTurn`]: strict, and the device does not run, or it has no such queue.
     pub fn notify(&self, queue: u32) -> Result<Effect, OutOfTurn> {
-        self.turn(self.status == status::DRIVER_OK && queue == 0)?;
+        if self.manners == Manners::Strict && (self.status != status::DRIVER_OK || queue != 0) {
+            return Err(OutOfTurn);
+        }
         Ok(if queue == 0 { Effect::Notify { device: self.index } } else { Effect::None })
     }
 
@@ -225,8 +227,10 @@ impl DeviceRegisters {
         self.status == status::FEATURES_OK && !self.queue.ready && self.queue_select == 0
     }
 
+    /// A device that runs is served by what it was told: nobody tells it anything else.
     fn turn(&self, is_it: bool) -> Result<(), OutOfTurn> {
-        if is_it || self.manners == Manners::Lenient { Ok(()) } else { Err(OutOfTurn) }
+        let may = self.manners == Manners::Lenient && self.status & status::DRIVER_OK != status::DRIVER_OK;
+        if is_it || may { Ok(()) } else { Err(OutOfTurn) }
     }
 }
 
@@ -254,6 +258,22 @@ mod tests {
         }
         let mut lenient = DeviceRegisters::new(Manners::Lenient, 0, FEATURES, 8);
         assert_eq!(lenient.set_status(15), Ok(()));
+    }
+
+    #[test]
+    fn a_device_that_runs_is_not_set_up_anew() {
+        for manners in [Manners::Lenient, Manners::Strict] {
+            let mut device = DeviceRegisters::new(manners, 0, FEATURES, 8);
+            for status in [1, 3, 11, 15] {
+                device.set_status(status).expect("in turn");
+            }
+            assert_eq!(device.set_status(0), Err(OutOfTurn), "{manners:?}");
+            assert_eq!(device.take_features(0), Err(OutOfTurn), "{manners:?}");
+            assert_eq!(device.set_queue_size(8), Err(OutOfTurn), "{manners:?}");
+            assert_eq!(device.set_queue_address(Area::Device, Half::Low, 8), Err(OutOfTurn), "{manners:?}");
+            assert_eq!(device.set_queue_ready(1), Err(OutOfTurn), "{manners:?}");
+            assert_eq!(device.notify(0), Ok(Effect::Notify { device: 0 }), "{manners:?}");
+        }
     }
 
     #[test]

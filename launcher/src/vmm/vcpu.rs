@@ -33,6 +33,9 @@ const EXTENDED_EDX: u32 = 1 << 29 | 1 << 20 | 1 << 11;
 /// x87, SSE and AVX state: XCR0.
 const VECTOR_STATE: u64 = 7;
 
+/// The status of a device whose driver is done with setting it up (virtio 1.2, 2.1).
+const DRIVER_OK: u32 = 15;
+
 /// Whether guests have AVX, and the state that goes with it.
 fn has_avx() -> bool {
     core::arch::x86_64::__cpuid(1).ecx & XSAVE_AND_AVX == XSAVE_AND_AVX
@@ -233,10 +236,12 @@ impl Vcpu {
         }
         shared.wake_others();
         for device in 0..self.queues.devices() {
-            if !self.queues.adopted(device)
-                && let Some(registers) = table_registers(&shared.memory, device, lane)
-            {
-                self.queues.adopt(device, registers, &shared.memory)?;
+            match (self.queues.adopted(device), table_registers(&shared.memory, device, lane)) {
+                (None, None) => {}
+                (None, Some(registers)) => self.queues.adopt(device, registers, &shared.memory)?,
+                (Some(adopted), now) if now == Some(adopted) => {}
+                // A queue that runs is not set up anew. Nothing would come of it; but no guest of ours does it.
+                (Some(_), _) => return Err(GuestFault::QueueSetup { device: device as u32 }),
             }
         }
         self.queues.serve_all(&shared.memory)?;
@@ -284,13 +289,14 @@ fn put(data: &mut [u8], value: u64) {
     data[..len].copy_from_slice(&bytes[..len]);
 }
 
-/// The registers of one queue on a table page, if the guest says they are ready.
+/// The registers of one queue on a table page, if the guest says that they are ready and the device is to run.
 fn table_registers(memory: &Memory, device: usize, lane: u32) -> Option<Registers> {
     let page = layout::TABLE + device as u64 * layout::PAGE_LEN;
     let at = page + (table::offset::QUEUE + lane as usize * table::offset::QUEUE_LEN) as u64;
     let bytes: [u8; table::offset::QUEUE_LEN] = memory.read(at).ok()?;
     let queue = table::Queue::read_from_bytes(&bytes).ok()?;
-    (queue.ready.get() == 1).then(|| Registers {
+    let status = u32::from_le_bytes(memory.read(page + table::offset::STATUS as u64).ok()?);
+    (queue.ready.get() == 1 && status == DRIVER_OK).then(|| Registers {
         size: queue.size.get(),
         ready: true,
         descriptors: queue.descriptors.get(),

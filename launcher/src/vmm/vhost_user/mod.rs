@@ -14,7 +14,7 @@ use super::block::GuestFault;
 use super::memory::Memory;
 use super::shared::Stop;
 use crate::disk::Disk;
-use device::Device;
+pub use device::Device;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use std::fs::File;
