@@ -8,7 +8,8 @@
 //! elf      the op image, checked       memory   guest memory: volatile copies, vectored file I/O
 //! block    virtio-blk requests         queue    queues of one lane, adopted at the doorbell
 //! registers a device's registers       mmio, pci where they lie on other machines' buses
-//! strict   disks as others show them   vcpu     processor state and the exit loop
+//! strict   disks as others show them   vcpu     state at entry and the exit loop
+//! processor  what guests see of theirs
 //! shared   what vCPUs share            sandbox  what the process gives up before it
 //! run      one run, start to end
 //! process  fork, signals, descriptors
@@ -27,6 +28,7 @@ pub mod mmio;
 pub mod outside;
 pub mod pci;
 pub mod process;
+pub mod processor;
 pub mod queue;
 pub mod registers;
 pub mod run;

@@ -6,6 +6,7 @@
 use super::block::Chains;
 use super::elf::Image;
 use super::memory::Memory;
+use super::processor::Processor;
 use super::queue::LaneQueues;
 use super::registers::Manners;
 use super::shared::{Bus, Shared, Start, Stop};
@@ -158,7 +159,8 @@ impl Prepared {
             Transport::Mmio | Transport::StrictMmio | Transport::Pci | Transport::PciByPorts => 1,
         };
         let chains = setup.transport.chains();
-        let cpuid = vcpu::cpuid();
+        let processor = Processor::of_host();
+        let cpuid = processor.cpuid();
         let (mut vcpus, mut waits, mut starts) = (Vec::new(), Vec::new(), Vec::new());
         for lane in 0..lanes as u32 {
             let fd = vm.create_vcpu(lane.into()).map_err(step("KVM_CREATE_VCPU"))?;
@@ -166,7 +168,7 @@ impl Prepared {
             if lane == 0 {
                 vcpu::enter(&fd, setup.image.entry).map_err(step("KVM_SET_SREGS"))?;
             } else {
-                vcpu::enable_vector_state(&fd).map_err(step("KVM_SET_XCRS"))?;
+                processor.enable_vector_state(&fd).map_err(step("KVM_SET_XCRS"))?;
                 let (sender, receiver) = sync_channel(1);
                 starts.push(sender);
                 waits.push(receiver);

@@ -7,79 +7,12 @@ use super::registers::Effect;
 use super::shared::{Bus, Shared, Start, Stop};
 use instar_abi::layout;
 use instar_abi::table;
-use kvm_bindings::{
-    CpuId, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, KVM_MP_STATE_RUNNABLE, kvm_cpuid_entry2, kvm_mp_state, kvm_regs,
-    kvm_segment, kvm_sregs, kvm_xcrs,
-};
+use kvm_bindings::{KVM_MP_STATE_RUNNABLE, kvm_mp_state, kvm_regs, kvm_segment, kvm_sregs};
 use kvm_ioctls::{VcpuExit, VcpuFd};
 use zerocopy::FromBytes;
 
-/// Leaf 1, ECX: SSE3, PCLMULQDQ, SSSE3, FMA, CMPXCHG16B, SSE4.1, SSE4.2, MOVBE, POPCNT, AES, XSAVE, AVX.
-const LEAF_1_ECX: u32 = 0x16d8_3203;
-/// Of these, what AVX state is for, and AVX itself.
-const XSAVE_AND_AVX: u32 = 1 << 26 | 1 << 28;
-/// Leaf 1, EDX: the features every x86-64 processor has, FPU to SSE2.
-const LEAF_1_EDX: u32 = 0x078b_fbff;
-/// Leaf 7, EBX: BMI1, AVX2, BMI2, SHA.
-const LEAF_7_EBX: u32 = 1 << 3 | 1 << 5 | 1 << 8 | 1 << 29;
-/// Leaf 7, ECX: VAES, VPCLMULQDQ.
-const LEAF_7_ECX: u32 = 1 << 9 | 1 << 10;
-/// Of leaf 1 what does without AVX state: all but FMA, XSAVE and AVX.
-const LEAF_1_ECX_PLAIN: u32 = LEAF_1_ECX & !(XSAVE_AND_AVX | 1 << 12);
-/// Of leaf 7 what does without AVX state: BMI1, BMI2, SHA.
-const LEAF_7_EBX_PLAIN: u32 = 1 << 3 | 1 << 8 | 1 << 29;
-/// Leaf 0x8000_0001, EDX: long mode, NX, SYSCALL.
-const EXTENDED_EDX: u32 = 1 << 29 | 1 << 20 | 1 << 11;
-/// x87, SSE and AVX state: XCR0.
-const VECTOR_STATE: u64 = 7;
-
 /// The status of a device whose driver is done with setting it up (virtio 1.2, 2.1).
 const DRIVER_OK: u32 = 15;
-
-/// Whether guests have AVX, and the state that goes with it.
-fn has_avx() -> bool {
-    core::arch::x86_64::__cpuid(1).ecx & XSAVE_AND_AVX == XSAVE_AND_AVX
-}
-
-/// The same small processor everywhere: asking KVM for the host's costs more than booting.
-///
-/// # Panics
-/// Never: eight entries are fewer than KVM's limit.
-#[must_use]
-pub fn cpuid() -> CpuId {
-    let leaf = |function, eax, ebx, ecx, edx| kvm_cpuid_entry2 { function, eax, ebx, ecx, edx, ..Default::default() };
-    let sub = |index, entry| kvm_cpuid_entry2 { index, flags: KVM_CPUID_FLAG_SIGNIFCANT_INDEX, ..entry };
-    let (one, seven) = (core::arch::x86_64::__cpuid(1).ecx, core::arch::x86_64::__cpuid_count(7, 0));
-    let (leaf_1_ecx, leaf_7_ebx, leaf_7_ecx) = match has_avx() {
-        true => (LEAF_1_ECX, LEAF_7_EBX, LEAF_7_ECX),
-        false => (LEAF_1_ECX_PLAIN, LEAF_7_EBX_PLAIN, 0),
-    };
-    CpuId::from_entries(&[
-        leaf(0, 0xd, u32::from_le_bytes(*b"Genu"), u32::from_le_bytes(*b"ntel"), u32::from_le_bytes(*b"ineI")),
-        leaf(1, 0x0008_06f8, 0, leaf_1_ecx & one, LEAF_1_EDX),
-        sub(0, leaf(7, 0, leaf_7_ebx & seven.ebx, leaf_7_ecx & seven.ecx, 0)),
-        // The areas that XSAVE would write: 512 bytes, a header of 64, and 256 of AVX state.
-        sub(0, leaf(0xd, 7, 832, 832, 0)),
-        sub(2, leaf(0xd, 256, 576, 0, 0)),
-        leaf(0x8000_0000, 0x8000_0008, 0, 0, 0),
-        leaf(0x8000_0001, 0, 0, 1, EXTENDED_EDX),
-        leaf(0x8000_0008, 0x3028, 0, 0, 0),
-    ])
-    .expect("eight entries are fewer than KVM's limit")
-}
-
-/// Gives a vCPU that skips the boot code the vector state that the boot code turns on.
-///
-/// # Errors
-/// KVM's.
-pub fn enable_vector_state(vcpu: &VcpuFd) -> Result<(), kvm_ioctls::Error> {
-    if !has_avx() {
-        return Ok(());
-    }
-    let mut xcrs = kvm_xcrs { nr_xcrs: 1, ..Default::default() };
-    xcrs.xcrs[0].value = VECTOR_STATE;
-    vcpu.set_xcrs(&xcrs)
-}
 
 /// Entry state by PVH: 32-bit protected mode, flat segments, paging off, ebx = start info.
 ///
