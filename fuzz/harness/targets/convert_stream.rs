@@ -40,6 +40,10 @@ pub fn convert_stream(data: &[u8]) {
     let mut script = Script::new(data);
     let Some(head) = script.array::<16>() else { return };
     let job = Job::new(head, script.rest());
+    if job.mode(1) && !job.has(1) && job.old.is_empty() {
+        // Options that don't fit together: there is no such target.
+        return;
+    }
     let (lanes, fails_at) = ([1, 1, 1, 1, 1, 2, 3, 4][usize::from(head[4] % 8)], head[5].checked_sub(1));
     let first = job.run(1, None);
     match &first {
