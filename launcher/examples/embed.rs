@@ -5,8 +5,8 @@
 
 use instar::cli::report_from_child;
 use instar::disk::file::SourceFile;
-use instar::job::{Job, Machine as _, Then, limits};
-use instar::machine::{Choice, Engine};
+use instar::job::{Machine as _, Then, limits};
+use instar::{Choice, Engine, Job};
 use instar_abi::reply::Frame;
 use instar_abi::request::{Access, Disk, DiskId, Layer, LayerId, Op, RawGate, Request};
 use std::sync::Arc;
