@@ -235,6 +235,7 @@ impl<'m> Guest<'m> {
         assert_eq!(status, expected, "kind {kind}, {sectors} sectors at {sector}");
         let len = (sectors * 512) as usize;
         let after = self.disks[0].state();
+        assert!(after.requests <= before.requests + 1, "a request is served again");
         let data: [u8; 4096] = self.memory.read(DATA + 512).expect("in memory");
         let range = (sector * 512) as usize..(sector * 512) as usize + len;
         match (kind, status) {
