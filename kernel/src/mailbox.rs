@@ -55,12 +55,20 @@ impl Mailbox {
     /// # Errors
     /// The launcher refused it, or the limit is reached.
     pub fn reply(&mut self, batch: Vec<u8>) -> Result<(), ReplyError> {
+        // What was posted behind the last kick would never be answered.
+        self.ring();
         let mut looks = 0;
         while self.under_way() {
             smp::relax(&mut looks);
         }
         let offset = self.next_offset(&batch)?;
         self.transfer(Action::Write, offset, batch).map(drop)
+    }
+
+    fn ring(&mut self) {
+        if let Some(notify) = self.queue.take_notification() {
+            notify.ring();
+        }
     }
 
     /// Submits one padded batch of frames, which the next kick starts; leaves it out while another is under way.
@@ -114,9 +122,7 @@ impl Mailbox {
     fn transfer(&mut self, action: Action, offset: u64, bytes: Vec<u8>) -> Result<Vec<u8>, ReplyError> {
         let request = BlockRequest { disk: 0, action, offset, segments: vec![bytes] };
         self.queue.submit(0, request).map_err(|_| ReplyError)?;
-        if let Some(notify) = self.queue.take_notification() {
-            notify.ring();
-        }
+        self.ring();
         let mut looks = 0;
         loop {
             if let Some(mut finished) = self.queue.poll() {

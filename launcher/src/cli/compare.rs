@@ -149,7 +149,7 @@ fn typed(parsed: &Parsed) -> Result<([OsString; 2], Reading, CacheMode), Wrong> 
     let [left, right] = parsed.names()[..] else {
         return Err(UsageError::with_try("Expecting two image file names").into());
     };
-    let reading = reading(parsed, &["left-format", "right-format"])?;
+    let reading = reading(parsed, &["left-format"])?;
     Ok(([left.to_owned(), right.to_owned()], reading, source_cache(parsed).map_err(Wrong::Cache)?))
 }
 

@@ -1,6 +1,7 @@
 //! The built binaries in real VMs, as a user has them; judged by programs that we did not write.
 
 mod common;
+mod compat;
 mod convert;
 mod convert_faults;
 mod convert_kills;

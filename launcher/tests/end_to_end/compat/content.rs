@@ -1,0 +1,45 @@
+//! What is copied out of every image.
+
+use super::images::IMAGES;
+use super::{Programs, directory_of_images};
+use crate::common::make;
+
+/// Parts of an image, in dd's words.
+const PARTS: &[&str] =
+    &["", "bs=1M", "bs=64k skip=3 count=40", "bs=1000 skip=66 count=5000", "bs=7 count=1000 skip=93"];
+
+#[test]
+fn every_image_is_copied_as_by_qemu_img() {
+    let Some(programs) = Programs::find() else { return };
+    let directory = directory_of_images();
+    let directory = directory.path();
+    for image in IMAGES {
+        let of = image.format.map_or(String::new(), |format| format!("-f {format} "));
+        for target in ["raw", "qcow2"] {
+            let convert = programs.ours(directory, &format!("convert {of}-O {target} {} out", image.file));
+            assert_eq!(convert.code, Some(0), "convert of {}: {}", image.name, convert.err);
+            make(directory, &format!("qemu-img compare {of}-F {target} {} out >/dev/null; rm out", image.file));
+        }
+    }
+}
+
+#[test]
+fn every_part_of_an_image_is_copied_as_by_qemu_img() {
+    let Some(programs) = Programs::find() else { return };
+    let directory = directory_of_images();
+    let directory = directory.path();
+    for image in IMAGES {
+        let of = image.format.map_or(String::new(), |format| format!("-f {format} "));
+        for part in PARTS {
+            let command = |target: &str| format!("dd {of}-O raw if={} of={target} {part}", image.file);
+            let (ours, theirs) =
+                (programs.ours(directory, &command("out")), Programs::theirs(directory, &command("theirs")));
+            assert_eq!((ours.code, &ours.err), (theirs.code, &theirs.err), "{}: {part}", image.name);
+            make(directory, "cmp out theirs; rm out theirs");
+        }
+        let dd = programs.ours(directory, &format!("dd {of}-O qcow2 if={} of=out bs=1000 skip=66", image.file));
+        assert_eq!(dd.code, Some(0), "{}: {}", image.name, dd.err);
+        make(directory, &format!("qemu-img dd {of}-O qcow2 if={} of=theirs bs=1000 skip=66 2>/dev/null", image.file));
+        make(directory, "qemu-img compare out theirs >/dev/null; qemu-img check -q out; rm out theirs");
+    }
+}
