@@ -23,7 +23,10 @@ impl<'i, 'a> FuzzBlocks<'i, 'a> {
     /// The job's description of the images.
     #[must_use]
     pub fn disks(&self) -> Vec<Disk> {
-        self.disks.iter().map(|disk| Disk { len: disk.len(), access: Access::ReadOnly, data: None }).collect()
+        self.disks
+            .iter()
+            .map(|disk| Disk { len: disk.len(), access: Access::ReadOnly, data: None, allocated: None })
+            .collect()
     }
 
     fn serve(&self, request: &mut BlockRequest) -> Result<(), BlockError> {

@@ -55,7 +55,7 @@ fn one(elf: &[u8], path: &str, mut pipe: std::fs::File) -> i32 {
     let len = file.metadata().expect("it is a file").len();
     let request = Request {
         op: Op::Info { image: LayerId(0) },
-        disks: vec![RequestDisk { len, access: Access::ReadOnly, data: None }],
+        disks: vec![RequestDisk { len, access: Access::ReadOnly, data: None, allocated: None }],
         layers: vec![Layer { disk: DiskId(0), format: Some(Format::Qcow2), raw_gate: RawGate::Open, window: None }],
         answers: vec![],
         budget: Budget { heap_bytes: 64 << 20, read_bytes: 64 << 20, steps: 1 << 22, depth: 1 },

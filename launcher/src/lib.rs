@@ -17,7 +17,7 @@
 //! let len = file.metadata()?.len();
 //! let request = Request {
 //!     op: Op::Info { image: LayerId(0) },
-//!     disks: vec![Disk { len, access: Access::ReadOnly, data: None }],
+//!     disks: vec![Disk { len, access: Access::ReadOnly, data: None, allocated: None }],
 //!     layers: vec![Layer { disk: DiskId(0), format: None, raw_gate: RawGate::Partitioned, window: None }],
 //!     answers: Vec::new(),
 //!     budget: limits::INFO_BUDGET,

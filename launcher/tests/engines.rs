@@ -510,7 +510,7 @@ fn be_provoked_if_told() {
     let disk: Arc<dyn Disk> = Arc::new(SourceFile::new(file, 512));
     let request = Request {
         op: Op::Info { image: LayerId(0) },
-        disks: vec![RequestDisk { len: 512, access: Access::ReadOnly, data: None }],
+        disks: vec![RequestDisk { len: 512, access: Access::ReadOnly, data: None, allocated: None }],
         layers: vec![Layer { disk: DiskId(0), format: None, raw_gate: RawGate::Open, window: None }],
         answers: vec![],
         budget: limits::INFO_BUDGET,

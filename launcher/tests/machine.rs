@@ -56,7 +56,7 @@ fn child(image: &[u8], case: Case) -> ! {
     let disk: Arc<dyn Disk> = Arc::new(SourceFile::new(file, 512));
     let request = Request {
         op: Op::Info { image: LayerId(0) },
-        disks: vec![RequestDisk { len: 512, access: Access::ReadOnly, data: None }],
+        disks: vec![RequestDisk { len: 512, access: Access::ReadOnly, data: None, allocated: None }],
         layers: vec![Layer { disk: DiskId(0), format: None, raw_gate: RawGate::Open, window: None }],
         answers: vec![],
         budget: Budget { heap_bytes: 1 << 20, read_bytes: 1 << 20, steps: 1000, depth: 1 },

@@ -225,6 +225,10 @@ impl ReadAt for FuzzReader<'_> {
     fn host_data(&self, _: DiskId) -> Option<&[HostExtent]> {
         None
     }
+
+    fn host_allocated(&self, _: DiskId) -> Option<u64> {
+        None
+    }
 }
 
 #[cfg(test)]

@@ -79,8 +79,13 @@ fn raw(limit: u8, batches: &[&[Frame]]) -> Vec<u8> {
 }
 
 fn request(op: Op) -> Request {
-    let disk = Disk { len: 1 << 20, access: Access::ReadOnly, data: Some(vec![HostExtent { start: 0, len: 4096 }]) };
-    let output = Disk { len: 0, access: Access::Output { capacity: 1 << 60 }, data: None };
+    let disk = Disk {
+        len: 1 << 20,
+        access: Access::ReadOnly,
+        data: Some(vec![HostExtent { start: 0, len: 4096 }]),
+        allocated: Some(4096),
+    };
+    let output = Disk { len: 0, access: Access::Output { capacity: 1 << 60 }, data: None, allocated: None };
     let layer = Layer { disk: DiskId(0), format: None, raw_gate: RawGate::Partitioned, window: None };
     let window = Some(Window { offset: 512, len: Some(1024) });
     Request {

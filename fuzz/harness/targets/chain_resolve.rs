@@ -68,7 +68,12 @@ struct Job<'a> {
 
 impl<'a> Job<'a> {
     fn new(images: &'a [Image<'a>]) -> Self {
-        let disk = |image: &Image<'_>| Disk { len: image.bytes.len() as u64, access: Access::ReadOnly, data: None };
+        let disk = |image: &Image<'_>| Disk {
+            len: image.bytes.len() as u64,
+            access: Access::ReadOnly,
+            data: None,
+            allocated: None,
+        };
         let request = Request {
             op: Op::Info { image: LayerId(0) },
             disks: images.iter().map(disk).collect(),

@@ -182,8 +182,8 @@ impl<'a> Job<'a> {
             offload: self.mode(3),
             part: None,
         });
-        let output = Disk { len: 0, access: Access::Output { capacity: CAPACITY }, data: None };
-        let read_only = |len: usize| Disk { len: len as u64, access: Access::ReadOnly, data: None };
+        let output = Disk { len: 0, access: Access::Output { capacity: CAPACITY }, data: None, allocated: None };
+        let read_only = |len: usize| Disk { len: len as u64, access: Access::ReadOnly, data: None, allocated: None };
         let layer = |disk, format| RequestLayer { disk, format: Some(format), raw_gate: RawGate::Open, window: None };
         let answer = |layer, name: Vec<u8>| {
             let (kind, given) = (NeedKind::Backing, Given::Layer(BASE_LAYER));

@@ -31,7 +31,7 @@ pub fn window_read(data: &[u8]) {
     let (offset, len) = (bounded(offset, disk_len), len % (LEN_MAX + 1));
 
     let disk: Vec<u8> = (0..disk_len).map(|at| (at % 251) as u8).collect();
-    let described = [Disk { len: disk_len, access: Access::ReadOnly, data: None }];
+    let described = [Disk { len: disk_len, access: Access::ReadOnly, data: None, allocated: None }];
     let mut machine = FuzzMachine::new(&[(described[0].clone(), &disk)], 1, None);
     let mut queue = Queue::new(machine.lane());
     let (mut cache, mut budget) = (Cache::new(), BUDGET.into());

@@ -295,6 +295,8 @@ pub struct Disk {
     /// Where the host sees data (`SEEK_DATA`), sorted and disjoint; everything else reads as zeros.
     /// `None`: unknown, all may be data. At most 65,536 entries.
     pub data: Option<Vec<HostExtent>>,
+    /// Bytes that the host's file system has set aside for it; `None`: unknown.
+    pub allocated: Option<u64>,
 }
 
 /// An image as the job opens it.

@@ -25,7 +25,12 @@ pub(super) fn control(image: &Path, control: &Path) -> io::Result<String> {
     rustix::rand::getrandom(&mut nonce, rustix::rand::GetRandomFlags::empty())?;
     let request = Request {
         op: Op::Info { image: LayerId(0) },
-        disks: vec![Disk { len: std::fs::metadata(image)?.len(), access: Access::ReadOnly, data: None }],
+        disks: vec![Disk {
+            len: std::fs::metadata(image)?.len(),
+            access: Access::ReadOnly,
+            data: None,
+            allocated: None,
+        }],
         layers: vec![Layer { disk: DiskId(0), format: None, raw_gate: RawGate::Partitioned, window: None }],
         answers: Vec::new(),
         budget: limits::INFO_BUDGET,

@@ -97,7 +97,7 @@ pub(super) fn run(mode: Mode, args: &[OsString], machine: &mut dyn Machine, term
     let (names, reading, cache) = match typed(&parsed) {
         Ok(typed) => typed,
         Err(Wrong::Words(error)) => return terminal.usage("compare", &error),
-        Err(Wrong::Cache(error)) => {
+        Err(Wrong::Opening(error)) => {
             terminal.usage("compare", &error);
             return ExitCode::from(exit::OPEN);
         }
@@ -134,8 +134,8 @@ pub(super) fn run(mode: Mode, args: &[OsString], machine: &mut dyn Machine, term
 /// What is wrong with a command line.
 enum Wrong {
     Words(UsageError),
-    /// The cache mode, which qemu-img looks at when it opens an image.
-    Cache(UsageError),
+    /// What qemu-img looks at when it opens the images.
+    Opening(UsageError),
 }
 
 impl From<UsageError> for Wrong {
@@ -149,8 +149,8 @@ fn typed(parsed: &Parsed) -> Result<([OsString; 2], Reading, CacheMode), Wrong> 
     let [left, right] = parsed.names()[..] else {
         return Err(UsageError::with_try("Expecting two image file names").into());
     };
-    let reading = reading(parsed, &["left-format"])?;
-    Ok(([left.to_owned(), right.to_owned()], reading, source_cache(parsed).map_err(Wrong::Cache)?))
+    let reading = reading(parsed, &["left-format"]).map_err(Wrong::Opening)?;
+    Ok(([left.to_owned(), right.to_owned()], reading, source_cache(parsed).map_err(Wrong::Opening)?))
 }
 
 fn images(parsed: &Parsed, names: &[OsString; 2], reading: Reading) -> Result<Vec<ImageName>, Failure> {

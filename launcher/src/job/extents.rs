@@ -2,15 +2,33 @@
 #![forbid(unsafe_code)]
 
 use super::limits::HOST_EXTENTS_MAX;
+use super::open::Opened;
 use instar_abi::request::HostExtent;
 use rustix::fs::{SeekFrom, seek};
 use rustix::io::Errno;
 use std::fs::File;
 
+/// What the host's file system knows of a source.
+#[derive(Clone, Debug, Default)]
+pub struct Host {
+    /// Where there may be data; `None`: anywhere.
+    pub data: Option<Vec<HostExtent>>,
+    /// Bytes it has set aside; `None`: unknown.
+    pub allocated: Option<u64>,
+}
+
+impl Host {
+    /// What it knows of an open file.
+    #[must_use]
+    pub fn of(opened: &Opened) -> Self {
+        Self { data: of(&opened.file, opened.len), allocated: Some(opened.actual_size) }
+    }
+}
+
 /// The stretches of the first `len` bytes of a file that may hold data; the rest reads as zeros.
 /// `None`: the file system does not tell, or tells of more stretches than a request can list.
 #[must_use]
-pub fn of(file: &File, len: u64) -> Option<Vec<HostExtent>> {
+fn of(file: &File, len: u64) -> Option<Vec<HostExtent>> {
     let mut extents = Vec::new();
     let mut at = 0;
     while at < len {

@@ -1,6 +1,7 @@
 //! Info: one image, described without opening what it names; or a chain, layer by layer.
 #![forbid(unsafe_code)]
 
+use super::extents::Host;
 use super::failure::{Failure, GuestFailure, NamedError, NamedFailure, Names};
 use super::name::{ImageName, NameError};
 use super::open::{self, OpenError, Opened, path_of};
@@ -134,7 +135,7 @@ impl Pending {
         let op = Op::Info { image: LayerId(0) };
         let request = request(op, limits::INFO_BUDGET, 1).map_err(|e| Failure::Random(e.raw_os_error()))?;
         let mut job = Job { op: "info", disks: Vec::new(), request, limits: limits::INFO };
-        let disk = job.add_source(opened.file, len, None);
+        let disk = job.add_source(opened.file, len, Host::default());
         job.add_layer(Layer { disk, format: name.format(), raw_gate, window });
         let names =
             Names { top: name.typed.clone(), depths: vec![0], disks: vec![name.path.clone()], ..Names::default() };

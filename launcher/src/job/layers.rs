@@ -85,14 +85,14 @@ impl Layers {
         let (id, len) = (opened.id, opened.len);
         self.note_root(opened.path.clone(), below, id);
         self.names.disks.push(opened.path.as_os_str().as_encoded_bytes().to_vec());
-        let data = extents::of(&opened.file, len);
+        let host = extents::Host::of(&opened);
         let bytes = FileBytes::source(opened.file, self.reading.cache);
         let bytes = open::in_cache_mode(bytes).map_err(|error| Failure::Open {
             typed: below.1.to_vec(),
             path: opened.path.as_os_str().as_encoded_bytes().to_vec(),
             error,
         })?;
-        let disk = self.job.add_source(bytes, len, data);
+        let disk = self.job.add_source(bytes, len, host);
         Ok(self.job.add_layer(Layer { disk, format, raw_gate: self.reading.raw_gate, window }))
     }
 
@@ -218,10 +218,10 @@ impl Layers {
             .open(&naming, &need.name, deeper + 1, claim)
             .map_err(|refusal| failed(NamedError::Refused(refusal)))?;
         let path = opened.path.clone();
-        let data = extents::of(&opened.file, opened.len);
+        let host = extents::Host::of(&opened);
         let bytes = FileBytes::source(opened.file, cache)
             .map_err(|errno| failed(NamedError::Refused(Refusal::Host(errno.raw_os_error()))))?;
-        let disk = self.job.add_source(bytes, opened.len, data);
+        let disk = self.job.add_source(bytes, opened.len, host);
         self.names.disks.push(path.as_os_str().as_encoded_bytes().to_vec());
         let given = match need.kind {
             NeedKind::Backing => {

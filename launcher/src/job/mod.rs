@@ -28,9 +28,7 @@ use crate::disk::file::SourceFile;
 use crate::machine::{Choice, MachineError};
 use instar_abi::format::Format;
 use instar_abi::reply::{End, Frame};
-use instar_abi::request::{
-    Access, Answer, Budget, DiskId, HostExtent, Layer, LayerId, Op, Qcow2Options, Request, TargetFormat,
-};
+use instar_abi::request::{Access, Answer, Budget, DiskId, Layer, LayerId, Op, Qcow2Options, Request, TargetFormat};
 use std::sync::Arc;
 
 /// One run of a guest: the op, the bytes behind its devices, what it is asked, what it may use.
@@ -142,8 +140,9 @@ fn request(op: Op, budget: Budget, lanes: u8) -> Result<Request, rustix::io::Err
 
 impl Job {
     /// Adds a disk that is only read.
-    fn add_source(&mut self, bytes: impl Into<FileBytes>, len: u64, data: Option<Vec<HostExtent>>) -> DiskId {
-        let disk = instar_abi::request::Disk { len, access: Access::ReadOnly, data };
+    fn add_source(&mut self, bytes: impl Into<FileBytes>, len: u64, host: extents::Host) -> DiskId {
+        let extents::Host { data, allocated } = host;
+        let disk = instar_abi::request::Disk { len, access: Access::ReadOnly, data, allocated };
         self.add_disk(disk, Arc::new(SourceFile::new(bytes, len)))
     }
 

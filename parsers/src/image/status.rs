@@ -109,7 +109,7 @@ impl Layer {
         let Driver::Qcow2(image) = &self.image.driver else { return Ok(false) };
         let (header, disk) = (image.header(), image.disk());
         let cluster_size = u64::from(header.cluster_size());
-        let stored = io.host_data(disk).map(|data| data.iter().fold(0u64, |sum, run| sum.saturating_add(run.len)));
+        let stored = io.host_allocated(disk);
         let clusters = io.len(disk).div_ceil(cluster_size);
         let threshold = stored.map(|len| {
             let stored = len.checked_div(cluster_size).unwrap_or(0);
@@ -140,8 +140,6 @@ fn host_status(io: &dyn ReadAt, disk: DiskId, offset: u64) -> HostRun {
         None => (offset < disk_len, if offset < disk_len { disk_len } else { u64::MAX }),
         Some(data) => host_run(data, offset),
     };
-    // A disk's last sector is padded with zeros; the padding belongs to the data before it.
-    let end = if is_data && end >= disk_len { align::up(disk_len, SECTOR_LEN).unwrap_or(disk_len) } else { end };
     HostRun { is_data, len: end.saturating_sub(offset).max(1) }
 }
 
@@ -149,5 +147,9 @@ fn host_status(io: &dyn ReadAt, disk: DiskId, offset: u64) -> HostRun {
 pub(super) fn clip_to_host(io: &dyn ReadAt, extent: Extent) -> Extent {
     let Kind::Data { disk, offset } = extent.kind else { return extent };
     let HostRun { is_data, len } = host_status(io, disk, offset);
+    // A disk's last sector is padded with zeros; the padding belongs to the data before it.
+    let end = offset.saturating_add(len);
+    let is_last = is_data && end >= io.len(disk);
+    let len = if is_last { align::up(end, SECTOR_LEN).unwrap_or(end).saturating_sub(offset) } else { len };
     Extent { len: extent.len.min(len), kind: if is_data { extent.kind } else { Kind::Zero }, ..extent }
 }

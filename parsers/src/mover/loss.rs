@@ -71,6 +71,10 @@ impl ReadAt for Patient<'_> {
     fn host_data(&self, disk: DiskId) -> Option<&[HostExtent]> {
         self.0.host_data(disk)
     }
+
+    fn host_allocated(&self, disk: DiskId) -> Option<u64> {
+        self.0.host_allocated(disk)
+    }
 }
 
 #[cfg(test)]

@@ -191,6 +191,10 @@ impl<B: Blocks> ReadAt for Store<'_, '_, B> {
     fn host_data(&self, disk: DiskId) -> Option<&[HostExtent]> {
         self.disk(disk)?.data.as_deref()
     }
+
+    fn host_allocated(&self, disk: DiskId) -> Option<u64> {
+        self.disk(disk)?.allocated
+    }
 }
 
 /// The end of the sector that `end` ends in; disks are shorter than 2^63 bytes.

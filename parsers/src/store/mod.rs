@@ -44,6 +44,9 @@ pub trait ReadAt {
 
     /// Where the host sees data on a disk, sorted; `None`: unknown.
     fn host_data(&self, disk: DiskId) -> Option<&[HostExtent]>;
+
+    /// Bytes that the host has set aside for a disk; `None`: unknown.
+    fn host_allocated(&self, disk: DiskId) -> Option<u64>;
 }
 
 impl dyn ReadAt + '_ {

@@ -82,4 +82,8 @@ impl ReadAt for View<'_> {
     fn host_data(&self, disk: DiskId) -> Option<&[HostExtent]> {
         self.io.host_data(disk)
     }
+
+    fn host_allocated(&self, disk: DiskId) -> Option<u64> {
+        self.io.host_allocated(disk)
+    }
 }

@@ -312,7 +312,12 @@ impl Env for Machine {
 pub fn request(op: Op, disks: &[MemoryDisk]) -> Request {
     let layer =
         |index: usize| Layer { disk: DiskId(index as u32), format: None, raw_gate: RawGate::Partitioned, window: None };
-    let disk = |disk: &MemoryDisk| Disk { len: disk.bytes().len() as u64, access: Access::ReadOnly, data: None };
+    let disk = |disk: &MemoryDisk| Disk {
+        len: disk.bytes().len() as u64,
+        access: Access::ReadOnly,
+        data: None,
+        allocated: None,
+    };
     Request {
         op,
         disks: disks.iter().map(disk).collect(),

@@ -69,7 +69,11 @@ pub(super) fn layers(meant: &Meant, inputs: Inputs, outputs: &Outputs) -> Result
 
 fn add_output(layers: &mut Layers, output: &Output) {
     let access = Access::Output { capacity: output.capacity };
-    layers.add_output(&output.name, Disk { len: output.len, access, data: None }, Arc::clone(&output.bytes));
+    layers.add_output(
+        &output.name,
+        Disk { len: output.len, access, data: None, allocated: None },
+        Arc::clone(&output.bytes),
+    );
 }
 
 /// Runs it to its end; the outputs' lengths.

@@ -114,7 +114,7 @@ fn with_data_file(
 ) -> (Request, Vec<MemoryDisk>) {
     let disk = DiskId(disks.len() as u32);
     disks.push(MemoryDisk::default());
-    job.disks.push(Disk { len: 0, access: Access::Output { capacity }, data: None });
+    job.disks.push(Disk { len: 0, access: Access::Output { capacity }, data: None, allocated: None });
     let TargetFormat::Qcow2(options) = &mut convert_of(&mut job).target_format else { panic!() };
     options.data_file = Some(NewDataFile { name: b"ours.data".to_vec(), disk, raw });
     (job, disks)

@@ -43,7 +43,8 @@ fn job(sources: Vec<Vec<u8>>, target_format: TargetFormat) -> (Request, Vec<Memo
     let mut request = request(op, &disks);
     request.layers.pop();
     request.layers.iter_mut().for_each(|layer| layer.raw_gate = RawGate::Open);
-    request.disks[target.0 as usize] = Disk { len: 0, access: Access::Output { capacity: 1 << 40 }, data: None };
+    request.disks[target.0 as usize] =
+        Disk { len: 0, access: Access::Output { capacity: 1 << 40 }, data: None, allocated: None };
     request.budget.steps = u64::MAX;
     (request, disks)
 }
