@@ -6,6 +6,7 @@ mod blocks;
 mod disks;
 mod jobs;
 mod qcow2;
+mod reading;
 mod streams;
 mod words;
 
@@ -38,6 +39,9 @@ pub fn all() -> BTreeMap<&'static str, BTreeMap<String, Vec<u8>>> {
         ("chain_resolve", jobs::chains()),
         ("ro_formats", blocks::images()),
         ("create_emitters", jobs::new_images()),
+        ("map_iter", reading::maps()),
+        ("measure_calc", reading::sizes()),
+        ("dd_window", reading::parts()),
     ];
     sets.into_iter().map(|(target, set)| (target, set.into_iter().collect())).collect()
 }

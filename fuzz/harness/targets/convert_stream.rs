@@ -242,7 +242,8 @@ impl<'a> Job<'a> {
         assert!(!self.has(0), "a raw disk is not converted: {error:?}");
         // The other op image has other decoders, which may refuse other streams.
         let Some(image) = open(self.source).ok().filter(|image| {
-            matches!(error, Error::Qcow2 { .. }) && !self.has(2) && image.virtual_size() <= COMPARED_LEN
+            let is_alone = image.data_file() == Ok(None); // there is none for it, and QEMU asks for it first
+            matches!(error, Error::Qcow2 { .. }) && !self.has(2) && is_alone && image.virtual_size() <= COMPARED_LEN
         }) else {
             return;
         };

@@ -18,16 +18,7 @@ const SECTOR_LEN: u64 = 512;
 /// Formats that are only read. Byte 0: which (mod 7), bit 7: checksums are put right; length of the file in sectors (4);
 /// then pieces: sector (4), length (2), bytes.
 pub fn ro_formats(data: &[u8]) {
-    let mut script = Script::new(data);
-    let (Some(first), Some(sectors)) = (script.u8(), script.u32()) else { return };
-    let format = FORMATS[usize::from(first & 0x7f) % FORMATS.len()];
-    let mut image = FuzzImage::placed(u64::from(sectors) * SECTOR_LEN);
-    while let (Some(sector), Some(len)) = (script.u32(), script.u16()) {
-        image = image.with(u64::from(sector) * SECTOR_LEN, script.bytes(len.into()));
-    }
-    if first & 0x80 != 0 {
-        image = signed(format, image);
-    }
+    let Some((format, image)) = image_of(Script::new(data), u64::MAX) else { return };
     let layer = Layer { disk: DISK, format: Some(format), raw_gate: RawGate::Open, window: None };
     let mut reader = FuzzReader::new(vec![image]);
     let opened = match open(&mut reader, LAYER, &layer) {
@@ -60,6 +51,18 @@ pub fn ro_formats(data: &[u8]) {
         );
         at = extent.end();
     }
+}
+
+/// The image that an input describes, of at most `len_max` bytes.
+pub(super) fn image_of(mut script: Script<'_>, len_max: u64) -> Option<(Format, FuzzImage<'_>)> {
+    let (first, sectors) = (script.u8()?, script.u32()?);
+    let format = FORMATS[usize::from(first & 0x7f) % FORMATS.len()];
+    let len = u64::from(sectors) * SECTOR_LEN;
+    let mut image = FuzzImage::placed(len.min(len_max));
+    while let (Some(sector), Some(len)) = (script.u32(), script.u16()) {
+        image = image.with(u64::from(sector) * SECTOR_LEN, script.bytes(len.into()));
+    }
+    Some((format, if first & 0x80 == 0 { image } else { signed(format, image) }))
 }
 
 fn check_extent(reader: &mut FuzzReader<'_>, extent: Extent, at: u64, size: u64) {

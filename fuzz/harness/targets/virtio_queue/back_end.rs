@@ -82,14 +82,14 @@ impl BackEnd {
         }
     }
 
-    /// One message more; `None` at the end of the script.
-    pub fn message(&mut self, script: &mut Script<'_>) -> Option<Result<Queue>> {
+    /// One message more, what it leaves of the queue, and whether it was taken; `None` at the end of the script.
+    pub fn message(&mut self, script: &mut Script<'_>) -> Option<(Queue, Result<()>)> {
         let number = |script: &mut Script<'_>| script.u8().map(|index| u32::from(index % 3));
         let result = match script.u8()? % 10 {
             // Stopped, and on where it stood, as a machine that is paused does.
-            0 => return Some(self.pause().map(|()| Queue::AsBefore)),
+            0 => return Some((Queue::AsBefore, self.pause())),
             // A window of devices has come or gone.
-            1 => return Some(self.set_memory(0, MEMORY_LEN, 0).map(|()| Queue::AsBefore)),
+            1 => return Some((Queue::AsBefore, self.set_memory(0, MEMORY_LEN, 0))),
             2 => self.device.set_vring_num(number(script)?, script.u16()?.into()),
             3 => {
                 let [descriptors, used, available] = [script.u16()?, script.u16()?, script.u16()?].map(u64::from);
@@ -109,7 +109,7 @@ impl BackEnd {
             }
             _ => self.device.get_vring_base(number(script)?).map(drop),
         };
-        Some(result.map(|()| Queue::Else))
+        Some((Queue::Else, result))
     }
 
     fn pause(&mut self) -> Result<()> {
