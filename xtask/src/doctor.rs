@@ -32,6 +32,11 @@ const TOOLS: &[Tool] = &[
         use_: "reads qcow2 by libyal's reader, not qemu's",
         package: "python3-libqcow",
     },
+    Tool {
+        program: "/usr/bin/python3",
+        use_: "reads our answers by OpenStack's parser",
+        package: "python3-oslo.utils",
+    },
     Tool { program: "g++", use_: "builds the fuzzing engine", package: "g++" },
 ];
 

@@ -35,6 +35,11 @@ enum Verb {
     },
     /// Run every test: host, real VMs, comparisons with qemu-img
     Test(test::Options),
+    /// Hold every reading command beside the installed qemu-img: exit code, both streams, content
+    Compat {
+        /// Only parts whose names contain one of these
+        filter: Vec<String>,
+    },
     /// What CI runs: fmt, clippy (host and guest), tidy, docs, `test --strict`
     Ci,
     /// Time instar beside qemu-img in interleaved pairs
@@ -55,6 +60,7 @@ fn main() -> ExitCode {
         Verb::Build => build::build().map(drop),
         Verb::Run { arguments } => return run::run(&arguments),
         Verb::Test(options) => test::test(&options),
+        Verb::Compat { filter } => test::compat(&filter),
         Verb::Ci => ci::ci(),
         Verb::Bench(options) => bench::bench(&options),
         Verb::Tidy => tidy::tidy(),

@@ -107,6 +107,15 @@ pub fn test(options: &Options) -> Result<()> {
     }
 }
 
+/// The part of the tests that holds us beside qemu-img.
+pub fn compat(filter: &[String]) -> Result<()> {
+    let filter = match filter {
+        [] => vec!["compat::".to_owned()],
+        words => words.iter().map(|word| format!("compat::{word}")).collect(),
+    };
+    test(&Options { strict: true, full: false, filter })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

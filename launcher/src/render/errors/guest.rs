@@ -235,8 +235,11 @@ fn detect(error: &DetectError) -> Message {
         DetectError::RawGate => Message::new("unknown format")
             .with_hint("no known header and no partition table; -f raw takes its content as it is"),
         DetectError::Mismatch { given, found } => {
-            // qemu-img's words for most formats.
-            let message = Message::new(format!("Image is not in {} format", given.name()));
+            let message = Message::new(match given {
+                Format::Luks => "Volume is not in LUKS format".to_owned(),
+                // qemu-img's words for most formats.
+                given => format!("Image is not in {} format", given.name()),
+            });
             match found {
                 Some(found) => message.with_hint(format!("it looks like {0}: -f {0}", found.name())),
                 None => message,

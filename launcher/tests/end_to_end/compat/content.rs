@@ -23,6 +23,29 @@ fn every_image_is_copied_as_by_qemu_img() {
     }
 }
 
+/// What measure says is what convert needs at most, whatever the source and the target's options.
+#[test]
+fn no_copy_is_longer_than_what_measure_says() {
+    let Some(programs) = Programs::find() else { return };
+    let directory = directory_of_images();
+    let directory = directory.path();
+    for image in IMAGES {
+        let of = image.format.map_or(String::new(), |format| format!("-f {format} "));
+        for options in ["", "-o cluster_size=4k", "-o cluster_size=2M,refcount_bits=1", "-o extended_l2=on"] {
+            let measure =
+                programs.ours(directory, &format!("measure {of}--output=json -O qcow2 {options} {}", image.file));
+            let measured: serde_json::Value = serde_json::from_str(&measure.out).expect("JSON");
+            let of_key = |key: &str| measured[key].as_u64().expect("a number");
+            let (required, full) = (of_key("required"), of_key("fully-allocated"));
+            let convert = programs.ours(directory, &format!("convert {of}-O qcow2 {options} {} out", image.file));
+            assert_eq!(convert.code, Some(0), "{}: {}", image.name, convert.err);
+            let len = std::fs::metadata(directory.join("out")).expect("the copy").len();
+            assert!(len <= required && required <= full, "{} {options}: {len}, {required}, {full}", image.name);
+            make(directory, "rm out");
+        }
+    }
+}
+
 #[test]
 fn every_part_of_an_image_is_copied_as_by_qemu_img() {
     let Some(programs) = Programs::find() else { return };

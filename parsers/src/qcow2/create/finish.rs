@@ -111,7 +111,11 @@ impl Finish {
         }
         // Nothing leads to any of these before the header does: a crash leaves a file without a format, or the old image.
         let l1_at = self.writer.l1_at;
-        let mut epoch = Epoch::new("tables").write(l1_at, l1).write(blocks_at, blocks).write(self.table_at, table);
+        let mut epoch = Epoch::new("tables");
+        if !l1.is_empty() {
+            epoch = epoch.write(l1_at, l1);
+        }
+        epoch = epoch.write(blocks_at, blocks).write(self.table_at, table);
         let mut header = self.writer.header.bytes(&self.writer, self.table_at, self.table_clusters);
         let rest = header.split_off(header.len().min(SECTOR_LEN as usize));
         if !rest.is_empty() {

@@ -34,8 +34,9 @@ impl Header {
             Self::New(names) => {
                 let (mut wire, rest) = names.parts(&writer.layout);
                 wire.size = writer.virtual_size.into();
-                wire.l1_size = u32::try_from(writer.layout.l1_count(writer.virtual_size)).unwrap_or(0).into();
-                wire.l1_table_offset = writer.l1_at.into();
+                let l1_count = u32::try_from(writer.layout.l1_count(writer.virtual_size)).unwrap_or(0);
+                wire.l1_size = l1_count.into();
+                wire.l1_table_offset = if l1_count == 0 { 0 } else { writer.l1_at }.into();
                 wire.refcount_table_offset = table_at.into();
                 wire.refcount_table_clusters = table_clusters.into();
                 let mut bytes = joined(&writer.layout, &wire, rest);

@@ -131,10 +131,9 @@ impl Layout {
         (limits::L1_LEN_MAX / 8).saturating_mul(self.l2_span())
     }
 
-    /// Entries of the L1 table of a disk.
+    /// Entries of the L1 table of a disk; one without a byte has no table.
     pub(super) const fn l1_count(&self, virtual_size: u64) -> u64 {
-        let count = virtual_size.div_ceil(self.l2_span());
-        if count == 0 { 1 } else { count }
+        virtual_size.div_ceil(self.l2_span())
     }
 
     /// Refcounts of a block: at least 64.
