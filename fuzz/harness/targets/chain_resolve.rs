@@ -118,7 +118,10 @@ impl<'a> Job<'a> {
 
     /// What the launcher does for a name; `false`: it refuses.
     fn answer(&mut self, need: &Need) -> bool {
-        let asked = self.request.answers.iter().any(|answer| (answer.layer, answer.kind) == (need.layer, need.kind));
+        let asked = self.request.answers.iter().any(|answer| {
+            let is_it = need.kind != NeedKind::Extent || answer.name == need.name;
+            is_it && (answer.layer, answer.kind) == (need.layer, need.kind)
+        });
         assert!(!asked, "asks again for {need:?}");
         let depth = *self.depths.get(need.layer.0 as usize).expect("asks for a layer of the job");
         assert!(depth < DEPTH_MAX, "asks below the deepest layer");
@@ -128,7 +131,7 @@ impl<'a> Job<'a> {
             return false;
         };
         let given = match need.kind {
-            NeedKind::DataFile => Given::Disk(DiskId(index as u32)),
+            NeedKind::DataFile | NeedKind::Extent => Given::Disk(DiskId(index as u32)),
             NeedKind::Backing => {
                 let recorded = need.format.as_deref().and_then(Format::from_name);
                 self.request.layers.push(layer(index, recorded.or(self.images[index].format)));
@@ -207,7 +210,7 @@ impl<'a> Job<'a> {
             }
             let data_file = answer(NeedKind::DataFile).and_then(|answer| match answer.given {
                 Given::Disk(disk) => Some(FuzzImage::new(self.images[disk.0 as usize].bytes)),
-                Given::Layer(_) => None,
+                Given::Layer(_) | Given::Refused => None,
             });
             match Model::new(image.clone(), opened.header(), data_file).sector(at) {
                 Sector::Bytes(found) => return Byte::Known(found),
@@ -219,7 +222,7 @@ impl<'a> Job<'a> {
                 Sector::Hole => {
                     next = answer(NeedKind::Backing).and_then(|answer| match answer.given {
                         Given::Layer(below) => Some(below),
-                        Given::Disk(_) => None,
+                        Given::Disk(_) | Given::Refused => None,
                     });
                 }
             }

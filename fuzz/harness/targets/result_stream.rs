@@ -174,6 +174,7 @@ fn print(frames: Vec<Frame>) {
         protocol: Protocol::File,
         len: 1 << 20,
         actual_size: 4096,
+        parts: Vec::new(),
     };
     let described = Described { report, file };
     let lines = to_lines(std::slice::from_ref(&described), &Zone::named("UTC"));
@@ -205,6 +206,7 @@ fn check_request(bytes: &[u8]) {
         match answer.given {
             Given::Layer(id) => layer(id),
             Given::Disk(id) => disk(id),
+            Given::Refused => {}
         }
     }
     let again = request.encode().expect("memory");

@@ -90,4 +90,6 @@ pub enum Value {
     Text(Vec<u8>),
     /// The name of the image's own file, which the guest does not know.
     FileName,
+    /// The name of a file that the image names so: it is read beside the image.
+    NamedFile(Vec<u8>),
 }

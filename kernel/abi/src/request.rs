@@ -350,6 +350,8 @@ pub enum NeedKind {
     Backing,
     /// qcow2's external data file.
     DataFile,
+    /// A file that holds a part of the content (vmdk). A layer may have several, each by its name.
+    Extent,
 }
 
 /// What the launcher opened for a name.
@@ -359,6 +361,8 @@ pub enum Given {
     Layer(LayerId),
     /// Bytes that belong to the asking layer.
     Disk(DiskId),
+    /// Nothing: the gate refused, and the operation only describes. The name stands in the description.
+    Refused,
 }
 
 /// What the guest may use up; running out is a typed error.
@@ -426,6 +430,7 @@ impl Request {
                     && match answer.given {
                         Given::Layer(id) => layer(id),
                         Given::Disk(id) => disk(id),
+                        Given::Refused => true,
                     }
             })
     }

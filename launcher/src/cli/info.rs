@@ -97,7 +97,8 @@ fn describe(
     // Read now: once the run has locked this process down, no file can be.
     let zone = Zone::of_user();
     if !typed.chain {
-        let image = info::one(name, mode.raw_gate(), machine)?;
+        let policy = || Policy::load(&Sources::of_process(typed.allow.clone()));
+        let image = info::one(name, mode.raw_gate(), policy, machine)?;
         let text = if typed.json { to_json(&image) } else { to_lines(&[image], &zone) };
         return Ok(terminal.print(&text));
     }

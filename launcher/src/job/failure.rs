@@ -43,6 +43,11 @@ pub enum Failure {
     },
     /// A file that an image names can't be opened.
     Named(Box<NamedFailure>),
+    /// Content is in files that the image names, and this process could not open any more.
+    Parts {
+        /// The user's words for the image.
+        typed: Vec<u8>,
+    },
     /// There is no policy for files that images name.
     Policy(PolicyError),
     /// The guest says that the operation failed.

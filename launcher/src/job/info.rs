@@ -1,4 +1,7 @@
-//! Info: one image, described without opening what it names; or a chain, layer by layer.
+//! Info: one image, described without opening what is below it; or a chain, layer by layer.
+//!
+//! Content in files that the image names is part of the image: they are opened where the gate allows, and only listed
+//! where it does not.
 #![forbid(unsafe_code)]
 
 use super::extents::Host;
@@ -7,14 +10,14 @@ use super::name::{ImageName, NameError};
 use super::open::{self, OpenError, Opened, path_of};
 use super::{Job, Machine, Then, limits, recorded_format, request};
 use crate::disk::lock::{self, Claim, LockError};
-use crate::gate::policy::Policy;
+use crate::gate::policy::{Policy, PolicyError};
 use crate::gate::{Gate, Refusal};
-use crate::render::image_file::{ImageFile, full_backing_name};
+use crate::render::image_file::{ImageFile, PartFile, full_backing_name};
 use crate::render::info::Described;
 use crate::render::report::{Collector, Lie, Report};
 use instar_abi::format::Format;
-use instar_abi::reply::{End, Frame};
-use instar_abi::request::{Layer, LayerId, NeedKind, Op, RawGate};
+use instar_abi::reply::{End, Frame, Need};
+use instar_abi::request::{Answer, Given, Layer, LayerId, NeedKind, Op, RawGate};
 use std::os::fd::AsFd as _;
 
 /// An image that is open and not yet described.
@@ -22,14 +25,45 @@ struct Pending {
     name: ImageName,
     opened: Opened,
     conflict: Option<LockError>, // with others' use, should it turn out not to be raw
+    answers: Vec<Part>,          // files that hold parts of its content, in its order
 }
+
+/// A file that an image names and that holds a part of its content.
+struct Part {
+    name: Vec<u8>,
+    opened: Option<Opened>, // `None`: the gate refused
+}
+
+/// How a run ended well.
+enum Ran {
+    Told(Report),
+    Needs(Vec<Need>),
+}
+
+/// A text that names files is short. A process that looks at something longer locks itself down without a child, which is
+/// faster, and can open nothing more.
+const TEXT_LEN_MAX: u64 = 64 << 10;
 
 /// Describes one image.
 ///
 /// # Errors
 /// [`Failure`].
-pub fn one(name: ImageName, raw_gate: RawGate, machine: &mut dyn Machine) -> Result<Described, Failure> {
-    open_named_by_user(name)?.describe(raw_gate, Then::Finish, machine)
+pub fn one(
+    name: ImageName,
+    raw_gate: RawGate,
+    policy: impl FnOnce() -> Result<Policy, PolicyError>,
+    machine: &mut dyn Machine,
+) -> Result<Described, Failure> {
+    let pending = open_named_by_user(name)?;
+    let then = if pending.may_name_parts() { Then::GoOn } else { Then::Finish };
+    let needs = match pending.run(raw_gate, then, machine)? {
+        Ran::Told(report) => return pending.described(report),
+        Ran::Needs(_) if then == Then::Finish => return Err(Failure::Parts { typed: pending.name.typed }),
+        Ran::Needs(needs) => needs,
+    };
+    let policy = policy().map_err(Failure::Policy)?;
+    let mut gate = Gate::new(&policy, &[pending.opened.id]);
+    pending.describe_with(&needs, 1, raw_gate, &mut gate, machine)
 }
 
 /// Describes a chain, top first. What could be described before a failure comes with it.
@@ -56,7 +90,10 @@ fn walk(
     let mut gate = Gate::new(policy, &[next.opened.id]);
     for depth in 0.. {
         let naming = next.opened.path.clone();
-        let image = next.describe(raw_gate, Then::GoOn, machine)?;
+        let image = match next.run(raw_gate, Then::GoOn, machine)? {
+            Ran::Told(report) => next.described(report)?,
+            Ran::Needs(needs) => next.describe_with(&needs, depth + 1, raw_gate, &mut gate, machine)?,
+        };
         let backing = image.report.image.backing.clone();
         described.push(image);
         let Some(backing) = backing else { break };
@@ -67,7 +104,7 @@ fn walk(
         let opened = gate.open(&naming, &backing.name, depth + 2, claim).map_err(|r| failed(NamedError::Refused(r)))?;
         let mut name = ImageName::from_path(opened.path.as_os_str().as_encoded_bytes().to_vec());
         name.set_format(format);
-        next = Pending { name, opened, conflict: None };
+        next = Pending { name, opened, conflict: None, answers: Vec::new() };
     }
     Ok(())
 }
@@ -124,46 +161,136 @@ fn open_named_by_user(name: ImageName) -> Result<Pending, Failure> {
         Err(error) if name.format().is_none() => Some(error),
         Err(error) => return Err(failed(OpenError::Lock(error))),
     };
-    Ok(Pending { name, opened, conflict })
+    Ok(Pending { name, opened, conflict, answers: Vec::new() })
 }
 
 impl Pending {
-    fn describe(self, raw_gate: RawGate, then: Then, machine: &mut dyn Machine) -> Result<Described, Failure> {
-        let Self { name, opened, conflict } = self;
-        let (len, protocol, actual_size) = (opened.len, opened.protocol, opened.actual_size);
-        let window = name.window(len).map_err(|error| Failure::Name { typed: name.typed.clone(), error })?;
+    /// Whether the image may turn out to name files that hold its content.
+    fn may_name_parts(&self) -> bool {
+        match self.name.format() {
+            None => self.opened.len <= TEXT_LEN_MAX,
+            format => format == Some(Format::Vmdk),
+        }
+    }
+
+    fn run(&self, raw_gate: RawGate, then: Then, machine: &mut dyn Machine) -> Result<Ran, Failure> {
+        let Self { name, opened, answers, .. } = self;
+        let window = name.window(opened.len).map_err(|error| Failure::Name { typed: name.typed.clone(), error })?;
+        let failed = |error: std::io::Error| Failure::Open {
+            typed: name.typed.clone(),
+            path: name.path.clone(),
+            error: OpenError::Host(error.raw_os_error().unwrap_or(0)),
+        };
         let op = Op::Info { image: LayerId(0) };
         let request = request(op, limits::INFO_BUDGET, 1).map_err(|e| Failure::Random(e.raw_os_error()))?;
         let mut job = Job { op: "info", disks: Vec::new(), request, limits: limits::INFO };
-        let disk = job.add_source(opened.file, len, Host::default());
-        job.add_layer(Layer { disk, format: name.format(), raw_gate, window });
-        let names =
-            Names { top: name.typed.clone(), depths: vec![0], disks: vec![name.path.clone()], ..Names::default() };
-        let report = run(&job, then, names, machine)?;
+        let disk = job.add_source(opened.file.try_clone().map_err(failed)?, opened.len, Host::default());
+        let layer = job.add_layer(Layer { disk, format: name.format(), raw_gate, window });
+        let mut disks = vec![name.path.clone()];
+        for Part { name, opened } in answers {
+            // A name that stands there again has its answer.
+            if job.request.answers.iter().any(|answer| answer.name == *name) {
+                continue;
+            }
+            let given = match opened {
+                None => Given::Refused,
+                Some(opened) => {
+                    disks.push(opened.path.as_os_str().as_encoded_bytes().to_vec());
+                    Given::Disk(job.add_source(opened.file.try_clone().map_err(failed)?, opened.len, Host::default()))
+                }
+            };
+            job.add_answer(Answer { layer, kind: NeedKind::Extent, name: name.clone(), given });
+        }
+        let names = Names { top: name.typed.clone(), depths: vec![0], disks, ..Names::default() };
+        run(&job, then, names, machine)
+    }
+
+    /// Opens the files that hold the content, as far as the gate allows, and describes the image with them. `depth`: of the
+    /// layer; the user's image is 1.
+    fn describe_with(
+        mut self,
+        needs: &[Need],
+        depth: u32,
+        raw_gate: RawGate,
+        gate: &mut Gate<'_>,
+        machine: &mut dyn Machine,
+    ) -> Result<Described, Failure> {
+        let claim = if self.name.shared { Claim::NONE } else { claim_for(Some(Format::Vmdk), false) };
+        for need in needs {
+            if (need.layer, need.kind) != (LayerId(0), NeedKind::Extent) {
+                return Err(Failure::Lie(Lie::OutOfPlace));
+            }
+            let part = match self.answers.iter().find(|part| part.name == need.name) {
+                Some(known) => known.again().map_err(|error| self.extent_failed(need, error))?,
+                None => match gate.open(&self.opened.path, &need.name, depth, claim) {
+                    Ok(opened) => Some(opened),
+                    Err(error @ (Refusal::Host(_) | Refusal::Lock(_))) => return Err(self.extent_failed(need, error)),
+                    Err(_) => None,
+                },
+            };
+            self.answers.push(Part { name: need.name.clone(), opened: part });
+        }
+        match self.run(raw_gate, Then::GoOn, machine)? {
+            Ran::Told(report) => self.described(report),
+            Ran::Needs(_) => Err(Failure::Lie(Lie::OutOfPlace)),
+        }
+    }
+
+    fn extent_failed(&self, need: &Need, error: Refusal) -> Failure {
+        let full = full_backing_name(self.opened.path.as_os_str().as_encoded_bytes(), &need.name).unwrap_or_default();
+        Failure::Named(Box::new(NamedFailure {
+            top: self.name.typed.clone(),
+            depth: 0,
+            kind: NeedKind::Extent,
+            name: need.name.clone(),
+            path: path_of(&full).to_owned(),
+            error: NamedError::Refused(error),
+        }))
+    }
+
+    fn described(self, report: Report) -> Result<Described, Failure> {
+        let Self { name, opened, conflict, answers } = self;
         let format = report.image.format;
         if let Some(error) = conflict.filter(|_| format != Format::Raw) {
             return Err(Failure::Open { typed: name.typed, path: name.path, error: OpenError::Lock(error) });
         }
+        let parts = answers.into_iter().enumerate().filter_map(|(index, part)| {
+            let Opened { path, len, actual_size, .. } = part.opened?;
+            Some(PartFile { index, path: path.into_os_string().into_encoded_bytes(), len, actual_size })
+        });
         let file = ImageFile {
             name: name.shown(format),
-            windows: name.windows(len),
+            windows: name.windows(opened.len),
             path: name.path,
-            protocol,
-            len,
-            actual_size,
+            protocol: opened.protocol,
+            len: opened.len,
+            actual_size: opened.actual_size,
+            parts: parts.collect(),
         };
         Ok(Described { report, file })
     }
 }
 
-fn run(job: &Job, then: Then, names: Names, machine: &mut dyn Machine) -> Result<Report, Failure> {
+impl Part {
+    /// The same file once more.
+    fn again(&self) -> Result<Option<Opened>, Refusal> {
+        let again = |opened: &Opened| {
+            let file = opened.file.try_clone().map_err(|error| Refusal::Host(error.raw_os_error().unwrap_or(0)))?;
+            Ok(Opened { file, path: opened.path.clone(), ..*opened })
+        };
+        self.opened.as_ref().map(again).transpose()
+    }
+}
+
+fn run(job: &Job, then: Then, names: Names, machine: &mut dyn Machine) -> Result<Ran, Failure> {
     let file_name = names.disks.first().cloned().unwrap_or_default();
     let mut collector = Collector::new(file_name);
     let mut lie = None;
-    let mut on_frame = |frame: Frame| {
-        if lie.is_none() {
-            lie = collector.take(frame).err();
-        }
+    let mut needs = Vec::new();
+    let mut on_frame = |frame: Frame| match frame {
+        Frame::Needs(more) if needs.len() + more.len() <= limits::NEEDS_MAX => needs.extend(more),
+        frame if lie.is_none() => lie = collector.take(frame).err(),
+        _ => {}
     };
     let end = machine.run(job, then, &mut on_frame).map_err(Failure::NoEnd)?;
     match (end, lie) {
@@ -171,7 +298,8 @@ fn run(job: &Job, then: Then, names: Names, machine: &mut dyn Machine) -> Result
             Err(Failure::Guest(Box::new(GuestFailure { names, error, errno: machine.host_errno() })))
         }
         (_, Some(lie)) => Err(Failure::Lie(lie)),
-        (End::NeedsMore | End::NeedsFull, None) => Err(Failure::Lie(Lie::OutOfPlace)),
-        (End::Done { .. }, None) => collector.finish().map_err(Failure::Lie),
+        (End::NeedsMore, None) if !needs.is_empty() => Ok(Ran::Needs(needs)),
+        (End::Done { .. }, None) if needs.is_empty() => collector.finish().map(Ran::Told).map_err(Failure::Lie),
+        (End::NeedsMore | End::NeedsFull | End::Done { .. }, None) => Err(Failure::Lie(Lie::OutOfPlace)),
     }
 }

@@ -157,7 +157,7 @@ impl Layers {
         let paths = &self.names.disks;
         let mut sort = |frame: Frame| {
             let taken = match frame {
-                Frame::Needs(more) if needs.len() + more.len() <= limits::FILES_MAX => {
+                Frame::Needs(more) if needs.len() + more.len() <= limits::NEEDS_MAX => {
                     needs.extend(more);
                     Ok(())
                 }
@@ -195,7 +195,7 @@ impl Layers {
         let (naming, depth, root, top) = layer.ok_or(Failure::Lie(Lie::OutOfPlace))?;
         let gate = gates.get_mut(root).ok_or(Failure::Lie(Lie::OutOfPlace))?;
         // A name that was answered already would be asked for without end.
-        if self.job.request.answers.iter().any(|answer| (answer.layer, answer.kind) == (need.layer, need.kind)) {
+        if self.job.request.answers.iter().any(|answer| is_answered(need, answer)) {
             return Err(Failure::Lie(Lie::OutOfPlace));
         }
         let full = full_backing_name(naming.as_os_str().as_encoded_bytes(), &need.name).unwrap_or_default();
@@ -211,7 +211,7 @@ impl Layers {
         };
         let format = match need.kind {
             NeedKind::Backing => chain_format(need.format.as_deref(), raw_gate).map_err(failed)?,
-            NeedKind::DataFile => None,
+            NeedKind::DataFile | NeedKind::Extent => None,
         };
         let deeper = depth + u32::from(need.kind == NeedKind::Backing);
         let opened = gate
@@ -231,11 +231,17 @@ impl Layers {
                 self.names.tops.push(top);
                 Given::Layer(self.job.add_layer(Layer { disk, format, raw_gate, window: None }))
             }
-            NeedKind::DataFile => Given::Disk(disk),
+            NeedKind::DataFile | NeedKind::Extent => Given::Disk(disk),
         };
         self.job.add_answer(Answer { layer: need.layer, kind: need.kind, name: need.name.clone(), given });
         Ok(())
     }
+}
+
+/// Whether a need has its answer. A layer has several files with parts of its content, and one of everything else.
+fn is_answered(need: &Need, answer: &Answer) -> bool {
+    (answer.layer, answer.kind) == (need.layer, need.kind)
+        && (need.kind != NeedKind::Extent || answer.name == need.name)
 }
 
 /// How a run ended well.

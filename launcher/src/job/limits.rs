@@ -51,6 +51,9 @@ pub const DEPTH_LIMIT: u32 = 64;
 /// Files of a job unless configured otherwise, each layer, data file and extent counted.
 pub const FILES_MAX: usize = 256;
 
+/// Most names that a run may ask for: the gate is to say that there are too many, up to here.
+pub const NEEDS_MAX: usize = 4 * FILES_MAX;
+
 /// Most runs of one job: each answers what the one before asked for, one layer at least.
 pub const RUNS_MAX: u32 = DEPTH_LIMIT * 2 + 1;
 

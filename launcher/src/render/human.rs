@@ -2,11 +2,12 @@
 #![forbid(unsafe_code)]
 
 use super::escape::{c_string, shown};
-use super::image_file::full_backing_name;
+use super::image_file::{Protocol, full_backing_name};
 use super::info::{Described, child_len};
 use super::qdict::{QDict, Value};
 use super::size::human_size;
 use super::zone::Zone;
+use instar_abi::control::SECTOR_LEN;
 use instar_abi::facts;
 use std::fmt::Write as _;
 
@@ -24,7 +25,7 @@ pub fn image(image: &Described, zone: &Zone) -> String {
 
 fn write_image(out: &mut String, image: &Described, zone: &Zone) -> std::fmt::Result {
     let (facts, file) = (&image.report.image, &image.file);
-    write_node(out, 0, &file.name, facts.format.name(), facts.virtual_size, file.actual_size)?;
+    write_node(out, 0, &file.name, facts.format.name(), facts.virtual_size, file.whole_size())?;
     if facts.encrypted {
         out.push_str("encrypted: yes\n");
     }
@@ -77,6 +78,12 @@ fn write_backing(out: &mut String, path: &[u8], backing: &facts::Backing) -> std
 /// The raw windows and the file, each indented by four more.
 fn write_below(out: &mut String, image: &Described) -> std::fmt::Result {
     let file = &image.file;
+    // QEMU lists the last first.
+    for part in file.parts.iter().rev() {
+        writeln!(out, "Child node '/extents.{}':", part.index)?;
+        let len = part.len.checked_next_multiple_of(SECTOR_LEN).unwrap_or(u64::MAX);
+        write_protocol(out, 4, (&part.path, Protocol::File), len, part.actual_size)?;
+    }
     let mut path = String::from("/file");
     let mut indent = 0;
     for window in &file.windows {
@@ -85,12 +92,21 @@ fn write_below(out: &mut String, image: &Described) -> std::fmt::Result {
         write_node(out, indent, &window.name, "raw", window.len, file.actual_size)?;
         path.push_str("/file");
     }
-    let (len, inner) = (child_len(image), indent + 4);
     writeln!(out, "{:indent$}Child node '{path}':", "")?;
-    writeln!(out, "{:inner$}filename: {}", "", shown(&file.path))?;
-    writeln!(out, "{:inner$}protocol type: {}", "", file.protocol.name())?;
-    writeln!(out, "{:inner$}file length: {} ({len} bytes)", "", human_size(len))?;
-    writeln!(out, "{:inner$}disk size: {}", "", human_size(file.actual_size))
+    write_protocol(out, indent + 4, (&file.path, file.protocol), child_len(image), file.actual_size)
+}
+
+fn write_protocol(
+    out: &mut String,
+    indent: usize,
+    (path, protocol): (&[u8], Protocol),
+    len: u64,
+    actual: u64,
+) -> std::fmt::Result {
+    writeln!(out, "{:indent$}filename: {}", "", shown(path))?;
+    writeln!(out, "{:indent$}protocol type: {}", "", protocol.name())?;
+    writeln!(out, "{:indent$}file length: {} ({len} bytes)", "", human_size(len))?;
+    writeln!(out, "{:indent$}disk size: {}", "", human_size(actual))
 }
 
 /// One line of the snapshot table, without its newline.

@@ -19,6 +19,29 @@ pub struct ImageFile {
     pub len: u64,
     /// Bytes that the file occupies: `st_blocks` × 512.
     pub actual_size: u64,
+    /// The files that it names and that hold parts of its content, in the image's order.
+    pub parts: Vec<PartFile>,
+}
+
+impl ImageFile {
+    /// Bytes that everything occupies which belongs to the image.
+    #[must_use]
+    pub fn whole_size(&self) -> u64 {
+        self.parts.iter().fold(self.actual_size, |sum, part| sum.saturating_add(part.actual_size))
+    }
+}
+
+/// A file that holds a part of an image's content.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PartFile {
+    /// Its number among the parts.
+    pub index: usize,
+    /// Its path.
+    pub path: Vec<u8>,
+    /// Length in bytes.
+    pub len: u64,
+    /// Bytes that it occupies.
+    pub actual_size: u64,
 }
 
 /// A raw node that shows a part of what is below it.

@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use super::human;
-use super::image_file::{ImageFile, full_backing_name};
+use super::image_file::{ImageFile, PartFile, Protocol, full_backing_name};
 use super::json::{self, Layout};
 use super::qdict::{QDict, Value};
 use super::report::Report;
@@ -47,7 +47,7 @@ pub(super) fn child_len(image: &Described) -> u64 {
 /// Members are put in the order of QEMU's schema, which decides between keys of one bucket.
 fn value(image: &Described) -> Value {
     let (facts, file) = (&image.report.image, &image.file);
-    let mut dict = node(&file.name, facts.format.name(), facts.virtual_size, file.actual_size);
+    let mut dict = node(&file.name, facts.format.name(), facts.virtual_size, file.whole_size());
     if let Some(dirty) = facts.dirty {
         dict.put("dirty-flag", Value::Bool(dirty));
     }
@@ -74,22 +74,35 @@ fn value(image: &Described) -> Value {
     if let Some(kind) = &facts.specific {
         dict.put("format-specific", specific(kind, image.report.specific.clone()));
     }
-    dict.put("children", Value::List(vec![child(below(image))]));
+    let mut children: Vec<Value> = file.parts.iter().rev().map(part).collect();
+    children.push(child("file", below(image)));
+    dict.put("children", Value::List(children));
     Value::Object(dict)
 }
 
 /// The nodes below an image, each holding the next: built from the file upwards.
 fn below(image: &Described) -> QDict {
     let file = &image.file;
-    let mut dict = node(&file.path, file.protocol.name(), child_len(image), file.actual_size);
-    dict.put("dirty-flag", Value::Bool(false));
-    dict.put("format-specific", specific(b"file", QDict::new()));
-    dict.put("children", Value::List(vec![]));
+    let mut dict = protocol_node(&file.path, file.protocol, child_len(image), file.actual_size);
     for window in file.windows.iter().rev() {
         let lower = std::mem::replace(&mut dict, node(&window.name, "raw", window.len, file.actual_size));
         dict.put("dirty-flag", Value::Bool(false));
-        dict.put("children", Value::List(vec![child(lower)]));
+        dict.put("children", Value::List(vec![child("file", lower)]));
     }
+    dict
+}
+
+/// A file that holds a part of the content; QEMU lists the last first.
+fn part(part: &PartFile) -> Value {
+    let len = part.len.checked_next_multiple_of(SECTOR_LEN).unwrap_or(u64::MAX);
+    child(&format!("extents.{}", part.index), protocol_node(&part.path, Protocol::File, len, part.actual_size))
+}
+
+fn protocol_node(path: &[u8], protocol: Protocol, len: u64, actual_size: u64) -> QDict {
+    let mut dict = node(path, protocol.name(), len, actual_size);
+    dict.put("dirty-flag", Value::Bool(false));
+    dict.put("format-specific", specific(b"file", QDict::new()));
+    dict.put("children", Value::List(vec![]));
     dict
 }
 
@@ -104,8 +117,8 @@ fn node(name: &[u8], format: &str, virtual_size: u64, actual_size: u64) -> QDict
     .collect()
 }
 
-fn child(info: QDict) -> Value {
-    Value::Object([("name", Value::text("file")), ("info", Value::Object(info))].into_iter().collect())
+fn child(name: &str, info: QDict) -> Value {
+    Value::Object([("name", Value::text(name)), ("info", Value::Object(info))].into_iter().collect())
 }
 
 fn specific(kind: &[u8], data: QDict) -> Value {

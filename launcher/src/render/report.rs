@@ -4,6 +4,7 @@
 //! counts, and builds the tree of format-specific facts; a [`Report`] is what remains to be printed.
 #![forbid(unsafe_code)]
 
+use super::image_file::full_backing_name;
 use super::qdict::{QDict, Value};
 use instar_abi::facts;
 use instar_abi::reply::Frame;
@@ -165,6 +166,7 @@ impl Tree {
             facts::Value::Number(number) => number.into(),
             facts::Value::Text(text) => Value::Text(text),
             facts::Value::FileName => Value::Text(self.file_name.clone()),
+            facts::Value::NamedFile(name) => Value::Text(full_backing_name(&self.file_name, &name).unwrap_or_default()),
         };
         self.innermost().members.put(node.key, value);
         Ok(())

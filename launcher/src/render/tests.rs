@@ -71,6 +71,7 @@ fn file(at: &Path, name: &str) -> ImageFile {
         protocol: Protocol::File,
         len: stat.len(),
         actual_size: stat.blocks() * 512,
+        parts: vec![],
     }
 }
 

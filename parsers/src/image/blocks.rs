@@ -1,16 +1,21 @@
-//! Formats whose disk is in blocks of one size, each found through a table.
+//! Formats whose disk is in blocks, each found through a table.
 
 use super::{Extent, Image, Kind};
+use crate::align;
 use crate::store::ReadAt;
 use alloc::vec::Vec;
 use core::ops::Range;
-use instar_abi::error::{BlockError, Error};
+use instar_abi::control::SECTOR_LEN;
+use instar_abi::error::{BlockError, Error, Field, Identity, Structure};
 use instar_abi::facts::{self, Backing, Node};
 use instar_abi::format::Format;
-use instar_abi::request::LayerId;
+use instar_abi::request::{DiskId, LayerId};
 
 /// Most blocks that one call looks at: neighbours are one extent.
 const RUN_MAX: u64 = 1024;
+
+/// The disk that the job has for a file that an image names; `None`: it was not opened.
+pub type FileOf<'a> = &'a dyn Fn(&[u8]) -> Option<DiskId>;
 
 /// A layer in blocks.
 pub trait Blocks: Send {
@@ -23,28 +28,49 @@ pub trait Blocks: Send {
     }
 
     /// An identifier of the content, which layers above record.
-    fn identity(&self) -> Option<u32> {
+    fn identity(&self) -> Option<Identity> {
         None
     }
 
-    /// The identifier that the layer below had when this one was made.
-    fn parent_identity(&self) -> Option<u32> {
-        None
+    /// Identifiers one of which the layer below had when this one was made; none: nothing is known of it.
+    fn parent_identities(&self) -> Vec<Identity> {
+        Vec::new()
     }
 
-    /// Whether every block was given its place when the image was made, so that the host's file tells where content is.
-    fn is_preallocated(&self) -> bool {
+    /// Names of the files that hold parts of the content, in their order; one may stand there again.
+    fn files(&self) -> Vec<&[u8]> {
+        Vec::new()
+    }
+
+    /// Takes the files that hold parts of the content. What was not opened is described by what the image says of it.
+    ///
+    /// # Errors
+    /// Those of the reads; a file is not what the image says.
+    fn attach(&mut self, io: &mut dyn ReadAt, file_of: FileOf<'_>) -> Result<(), Error> {
+        let _ = (io, file_of);
+        Ok(())
+    }
+
+    /// Whether what is at `at` was given its place when the image was made, so that the host's file tells where content is.
+    fn is_preallocated(&self, at: u64) -> bool {
+        let _ = at;
         false
     }
 
-    /// Bytes of a block, at least 1.
-    fn block_size(&self) -> u64;
-
-    /// What block `index` is, from its first byte on. The block starts within the virtual size.
+    /// The block that holds byte `at` of the disk, whole. The byte lies within the virtual size.
     ///
     /// # Errors
     /// Those of the reads; a table is broken there.
-    fn block(&self, io: &mut dyn ReadAt, index: u64) -> Result<Kind, Error>;
+    fn block_at(&self, io: &mut dyn ReadAt, at: u64) -> Result<Extent, Error>;
+}
+
+/// The block that holds byte `at` of a disk in blocks of `size` bytes; `kind`: what block `index` is, from its first byte on.
+///
+/// # Errors
+/// Those of `kind`.
+pub fn uniform(at: u64, size: u64, kind: impl FnOnce(u64) -> Result<Kind, Error>) -> Result<Extent, Error> {
+    let index = align::units(at, size);
+    Ok(Extent { start: index.saturating_mul(size), len: size, kind: kind(index)? })
 }
 
 impl Image for dyn Blocks + '_ {
@@ -53,21 +79,18 @@ impl Image for dyn Blocks + '_ {
     }
 
     fn map(&self, io: &mut dyn ReadAt, range: Range<u64>) -> Result<Extent, Error> {
-        let size = self.block_size();
-        let first = range.start.checked_div(size).unwrap_or(0);
-        let block = |io: &mut dyn ReadAt, index: u64| -> Result<Extent, Error> {
+        let block = |io: &mut dyn ReadAt, at: u64| -> Result<Extent, Error> {
             io.budget().take_steps(1)?;
-            let kind = self.block(io, index)?;
-            Ok(Extent { start: index.saturating_mul(size), len: size, kind })
+            self.block_at(io, at)
         };
-        let whole = block(io, first)?;
+        let whole = block(io, range.start)?;
         let within = range.start.saturating_sub(whole.start);
         let mut extent = whole.split(within).1.unwrap_or(whole);
-        for index in 1..RUN_MAX {
+        for _ in 1..RUN_MAX {
             if extent.end() >= range.end {
                 break;
             }
-            let next = match block(io, first.saturating_add(index)) {
+            let next = match block(io, extent.end()) {
                 Ok(next) => next,
                 // What is sound before it stands.
                 Err(_) => break,
@@ -104,6 +127,30 @@ impl Layered {
         if holds { Ok(()) } else { Err(self.error(error)) }
     }
 
+    /// A field within its bounds.
+    ///
+    /// # Errors
+    /// [`BlockError::Field`], unless `holds`.
+    pub const fn field(self, field: Field, found: u64, holds: bool) -> Result<(), Error> {
+        self.check(holds, BlockError::Field { field, found })
+    }
+
+    /// A table of `count` entries of `entry_len` bytes within the file.
+    ///
+    /// # Errors
+    /// [`BlockError::Truncated`].
+    pub fn table(
+        self,
+        io: &dyn ReadAt,
+        disk: DiskId,
+        structure: Structure,
+        (offset, count, entry_len): (u64, u64, u64),
+    ) -> Result<(), Error> {
+        let end = count.checked_mul(entry_len).and_then(|len| offset.checked_add(len));
+        let holds = end.is_some_and(|end| end <= padded_len(io, disk));
+        self.check(holds, BlockError::Truncated { structure })
+    }
+
     /// The facts of an image of this format, without a layer below.
     #[must_use]
     pub const fn facts(self, virtual_size: u64, block_size: Option<u64>) -> facts::Image {
@@ -119,6 +166,22 @@ impl Layered {
             specific: None,
         }
     }
+}
+
+/// Length of a disk in whole sectors, as it counts in QEMU.
+#[must_use]
+pub fn padded_len(io: &dyn ReadAt, disk: DiskId) -> u64 {
+    align::up(io.len(disk), SECTOR_LEN).unwrap_or(u64::MAX)
+}
+
+/// The bytes of entry `index` of a table; zeros past the end of the disk.
+///
+/// # Errors
+/// Those of the reads.
+pub fn entry<const LEN: usize>(io: &mut dyn ReadAt, disk: DiskId, table: u64, index: u64) -> Result<[u8; LEN], Error> {
+    let mut entry = [0; LEN];
+    io.read_padded(disk, table.saturating_add(index.saturating_mul(LEN as u64)), &mut entry)?;
+    Ok(entry)
 }
 
 /// A layer below by its recorded name, which QEMU cuts at its first zero byte in these formats; an empty one is none.

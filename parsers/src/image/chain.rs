@@ -6,11 +6,11 @@ use crate::qcow2::{Crypt, Qcow2};
 use crate::store::ReadAt;
 use alloc::vec::Vec;
 use core::ops::Range;
-use instar_abi::error::{BlockError, ChainError, Error};
+use instar_abi::error::{BlockError, ChainError, Error, Identity};
 use instar_abi::facts::Backing;
 use instar_abi::format::Format;
 use instar_abi::reply::Need;
-use instar_abi::request::{DiskId, Given, HostExtent, LayerId, NeedKind, Request, SnapshotName};
+use instar_abi::request::{Answer, DiskId, Given, HostExtent, LayerId, NeedKind, Request, SnapshotName};
 
 /// A disk as all its layers give it, top first.
 pub struct Chain {
@@ -58,12 +58,14 @@ impl Chain {
         let mut layers = Vec::new();
         let mut needs = Vec::new();
         let mut next = Some(top);
-        let mut expected = None;
+        let mut expected = Vec::new();
         while let Some(id) = next.take() {
             io.budget().take_layer()?;
             // The request is checked: every id is in range.
             let Some(layer) = usize::try_from(id.0).ok().and_then(|index| request.layers.get(index)) else { break };
             let mut image = open(io, id, layer)?;
+            let part = image.part;
+            let wanted = core::mem::take(&mut expected);
             match &mut image.driver {
                 Driver::Raw(_) => {}
                 Driver::Qcow2(image) => {
@@ -74,8 +76,14 @@ impl Chain {
                     next = backing(request, image, &mut needs)?;
                 }
                 Driver::Blocks(image) => {
-                    check_identity(id, &**image, expected.take())?;
-                    expected = image.parent_identity();
+                    check_identity(id, &**image, &wanted)?;
+                    expected = image.parent_identities();
+                    for need in attach_files(&mut part.view(io), request, id, &mut **image)? {
+                        // A file may hold several parts of the content.
+                        if !needs.contains(&need) {
+                            needs.push(need);
+                        }
+                    }
                     let facts = image.facts();
                     if facts.encrypted {
                         return Err(Error::Encrypted { layer: id });
@@ -255,14 +263,42 @@ pub(super) fn host_run(data: &[HostExtent], offset: u64) -> (bool, u64) {
 }
 
 /// A layer below is the one that the layer above was made on, where both tell.
-fn check_identity(layer: LayerId, image: &dyn Blocks, expected: Option<u32>) -> Result<(), Error> {
-    match (expected, image.identity()) {
-        (Some(expected), Some(found)) if expected != found => {
-            let error = BlockError::ParentChanged { expected, found };
+fn check_identity(layer: LayerId, image: &dyn Blocks, expected: &[Identity]) -> Result<(), Error> {
+    match (expected.first(), image.identity()) {
+        (Some(&first), Some(found)) if !expected.contains(&found) => {
+            let error = BlockError::ParentChanged { expected: first, found };
             Err(Error::Block { layer, format: image.facts().format, error })
         }
         _ => Ok(()),
     }
+}
+
+/// Gives a layer the files that hold parts of its content, or tells which the job has no answer for yet: a need for each
+/// part, in their order.
+///
+/// # Errors
+/// The layer's.
+pub fn attach_files(
+    io: &mut dyn ReadAt,
+    request: &Request,
+    layer: LayerId,
+    image: &mut dyn Blocks,
+) -> Result<Vec<Need>, Error> {
+    let kind = NeedKind::Extent;
+    let answer = |name: &[u8]| {
+        let is_it = |answer: &&Answer| (answer.layer, answer.kind) == (layer, kind) && answer.name == name;
+        request.answers.iter().find(is_it).map(|answer| answer.given)
+    };
+    let need = |name: &[u8]| Need { layer, kind, name: name.to_vec(), format: None };
+    let files = image.files();
+    if files.iter().any(|name| answer(name).is_none()) {
+        return Ok(files.into_iter().map(need).collect());
+    }
+    image.attach(io, &|name| match answer(name) {
+        Some(Given::Disk(disk)) => Some(disk),
+        Some(Given::Layer(_) | Given::Refused) | None => None,
+    })?;
+    Ok(Vec::new())
 }
 
 /// What the job gave for a name that `layer` holds; the name must be the one that was asked for.
@@ -307,7 +343,9 @@ fn below(
     match answer(request, layer, kind, name)? {
         Some(Given::Layer(id)) => Ok(Some(id)),
         // A backing file is an image; bytes alone are no answer.
-        Some(Given::Disk(_)) => Err(Error::Chain(ChainError::NameChanged { layer, kind, found: name.to_vec() })),
+        Some(Given::Disk(_) | Given::Refused) => {
+            Err(Error::Chain(ChainError::NameChanged { layer, kind, found: name.to_vec() }))
+        }
         None => {
             needs.push(Need { layer, kind, name: name.to_vec(), format: format.cloned() });
             Ok(None)
@@ -323,5 +361,6 @@ fn disk_of(request: &Request, given: Given) -> DiskId {
             .ok()
             .and_then(|index| request.layers.get(index))
             .map_or(DiskId(u32::MAX), |layer| layer.disk),
+        Given::Refused => DiskId(u32::MAX),
     }
 }

@@ -5,11 +5,13 @@ mod chain;
 mod extent;
 mod open;
 mod status;
+mod tree;
 
-pub use blocks::{Blocks, Layered, backing};
-pub use chain::{Chain, Mapped, Resolved};
+pub use blocks::{Blocks, FileOf, Layered, backing, entry, padded_len, uniform};
+pub use chain::{Chain, Mapped, Resolved, attach_files};
 pub use extent::{Codec, Extent, Kind};
 pub use open::{Driver, Opened, open};
+pub use tree::Tree;
 
 use crate::store::ReadAt;
 use core::ops::Range;

@@ -88,7 +88,7 @@ impl Layer {
         let run = host_status(io, disk, offset);
         let (is_raw, follows) = match &self.image.driver {
             Driver::Raw(_) => (true, true),
-            Driver::Blocks(image) => (false, image.is_preallocated()),
+            Driver::Blocks(image) => (false, image.is_preallocated(extent.start)),
             Driver::Qcow2(_) if run.is_data && run.len >= extent.len => (false, false),
             Driver::Qcow2(_) => (false, self.is_metadata_preallocated(io)?),
         };

@@ -9,8 +9,7 @@
 
 mod wire;
 
-use crate::align;
-use crate::image::{Blocks, Kind, Layered};
+use crate::image::{Blocks, Extent, Kind, Layered, entry, uniform};
 use crate::store::ReadAt;
 use instar_abi::control::SECTOR_LEN;
 use instar_abi::error::{BlockError, Error, Field, Structure};
@@ -53,16 +52,13 @@ impl Parallels {
         };
         let version = header.version.get();
         layered.check(version == wire::VERSION, BlockError::Version { found: version.into() })?;
-        let field = |field, found: u64, holds: bool| layered.check(holds, BlockError::Field { field, found });
-        field(Field::BlockSize, block_sectors.into(), (1..=BLOCK_SECTORS_MAX).contains(&block_sectors))?;
+        layered.field(Field::BlockSize, block_sectors.into(), (1..=BLOCK_SECTORS_MAX).contains(&block_sectors))?;
         let entries = u64::from(header.entries.get());
-        field(Field::TableSize, entries, entries <= i32::MAX as u64 / 4)?;
+        layered.field(Field::TableSize, entries, entries <= i32::MAX as u64 / 4)?;
         let virtual_size = sectors.checked_mul(SECTOR_LEN).filter(|size| i64::try_from(*size).is_ok());
         let error = BlockError::Field { field: Field::VirtualSize, found: sectors };
         let virtual_size = virtual_size.ok_or(layered.error(error))?;
-        let file_len = align::up(io.len(disk), SECTOR_LEN).unwrap_or(u64::MAX);
-        let table_end = TABLE_OFFSET.saturating_add(entries.saturating_mul(4));
-        layered.check(table_end <= file_len, BlockError::Truncated { structure: Structure::Table })?;
+        layered.table(io, disk, Structure::Table, (TABLE_OFFSET, entries, 4))?;
         let block_size = u64::from(block_sectors).saturating_mul(SECTOR_LEN);
         // Neither its block size nor whether it was closed is told, as in QEMU.
         let facts = facts::Image { dirty: None, ..layered.facts(virtual_size, None) };
@@ -75,18 +71,18 @@ impl Blocks for Parallels {
         &self.facts
     }
 
-    fn block_size(&self) -> u64 {
-        self.block_size
+    fn block_at(&self, io: &mut dyn ReadAt, at: u64) -> Result<Extent, Error> {
+        uniform(at, self.block_size, |index| self.block(io, index))
     }
+}
 
+impl Parallels {
     fn block(&self, io: &mut dyn ReadAt, index: u64) -> Result<Kind, Error> {
         // Past the table nothing is allocated.
         if index >= self.entries {
             return Ok(Kind::Hole);
         }
-        let mut entry = [0; 4];
-        io.read_padded(self.disk, TABLE_OFFSET.saturating_add(index.saturating_mul(4)), &mut entry)?;
-        let found = u64::from(u32::from_le_bytes(entry));
+        let found = u64::from(u32::from_le_bytes(entry(io, self.disk, TABLE_OFFSET, index)?));
         if found == 0 {
             return Ok(Kind::Hole);
         }

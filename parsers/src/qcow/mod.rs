@@ -10,7 +10,7 @@
 mod wire;
 
 use crate::align;
-use crate::image::{self, Blocks, Codec, Kind, Layered};
+use crate::image::{self, Blocks, Codec, Extent, Kind, Layered, entry, uniform};
 use crate::store::ReadAt;
 use instar_abi::control::SECTOR_LEN;
 use instar_abi::error::{BlockError, Error, Field, Structure};
@@ -46,23 +46,20 @@ impl Qcow {
         layered.check(header.magic == wire::MAGIC, BlockError::Magic { structure: Structure::Header })?;
         let version = header.version.get();
         layered.check(version == wire::VERSION, BlockError::Version { found: version.into() })?;
-        let field = |field, found: u64, holds: bool| layered.check(holds, BlockError::Field { field, found });
         let size = header.size.get();
-        field(Field::VirtualSize, size, size > 1)?;
+        layered.field(Field::VirtualSize, size, size > 1)?;
         let (cluster_bits, l2_bits) = (u32::from(header.cluster_bits), u32::from(header.l2_bits));
-        field(Field::BlockSize, cluster_bits.into(), (9..=16).contains(&cluster_bits))?;
-        field(Field::LowerTableSize, l2_bits.into(), (6..=13).contains(&l2_bits))?;
+        layered.field(Field::BlockSize, cluster_bits.into(), (9..=16).contains(&cluster_bits))?;
+        layered.field(Field::LowerTableSize, l2_bits.into(), (6..=13).contains(&l2_bits))?;
         let method = header.crypt_method.get();
-        field(Field::Encryption, method.into(), method <= wire::AES)?;
+        layered.field(Field::Encryption, method.into(), method <= wire::AES)?;
         // At most 2^29.
         let span = 1u64 << cluster_bits.saturating_add(l2_bits);
         let entries = size.div_ceil(span);
         let is_size = size <= u64::MAX.saturating_sub(span) && entries <= i32::MAX as u64 / 8;
-        field(Field::VirtualSize, size, is_size)?;
+        layered.field(Field::VirtualSize, size, is_size)?;
         let l1_offset = header.l1_table_offset.get();
-        let file_len = align::up(io.len(disk), SECTOR_LEN).unwrap_or(u64::MAX);
-        let table_end = l1_offset.checked_add(entries.saturating_mul(8)).filter(|end| *end <= file_len);
-        layered.check(table_end.is_some(), BlockError::Truncated { structure: Structure::Table })?;
+        layered.table(io, disk, Structure::Table, (l1_offset, entries, 8))?;
         let backing = match (header.backing_name_offset.get(), header.backing_name_len.get()) {
             (0, _) => None,
             (_, len) if len > NAME_LEN_MAX => {
@@ -82,9 +79,7 @@ impl Qcow {
     }
 
     fn entry(&self, io: &mut dyn ReadAt, table: u64, index: u64) -> Result<u64, Error> {
-        let mut entry = [0; 8];
-        io.read_padded(self.disk, table.saturating_add(index.saturating_mul(8)), &mut entry)?;
-        Ok(u64::from_be_bytes(entry))
+        entry(io, self.disk, table, index).map(u64::from_be_bytes)
     }
 }
 
@@ -93,10 +88,12 @@ impl Blocks for Qcow {
         &self.facts
     }
 
-    fn block_size(&self) -> u64 {
-        1 << self.cluster_bits
+    fn block_at(&self, io: &mut dyn ReadAt, at: u64) -> Result<Extent, Error> {
+        uniform(at, 1 << self.cluster_bits, |index| self.block(io, index))
     }
+}
 
+impl Qcow {
     fn block(&self, io: &mut dyn ReadAt, index: u64) -> Result<Kind, Error> {
         let l2_entries = 1u64 << self.l2_bits;
         let (l1_index, l2_index) = (align::units(index, l2_entries), align::within(index, l2_entries));

@@ -8,7 +8,7 @@ use super::header::Crypt;
 use super::limits;
 use super::map::Qcow2;
 use super::snapshot::Snapshot;
-use crate::image::Codec;
+use crate::image::{Codec, Tree};
 use crate::luks;
 use alloc::vec::Vec;
 use instar_abi::facts::{self, Backing, Node, Value};
@@ -51,32 +51,6 @@ impl From<Snapshot> for facts::Snapshot {
     }
 }
 
-/// A tree as it grows, in preorder.
-#[derive(Default)]
-struct Tree {
-    nodes: Vec<Node>,
-    depth: u8,
-}
-
-impl Tree {
-    fn add(&mut self, key: &str, value: Value) {
-        self.nodes.push(Node { depth: self.depth, key: key.as_bytes().to_vec(), value });
-    }
-
-    fn text(&mut self, key: &str, text: impl AsRef<[u8]>) {
-        self.add(key, Value::Text(text.as_ref().to_vec()));
-    }
-
-    /// A container, and its members.
-    fn nest(&mut self, key: &str, container: Value, members: impl FnOnce(&mut Self)) {
-        self.add(key, container);
-        let depth = self.depth;
-        self.depth = depth.saturating_add(1);
-        members(self);
-        self.depth = depth;
-    }
-}
-
 fn specific(image: &Qcow2) -> Vec<Node> {
     let header = image.header();
     let mut tree = Tree::default();
@@ -112,7 +86,7 @@ fn specific(image: &Qcow2) -> Vec<Node> {
             Codec::Zstd => "zstd",
         },
     );
-    tree.nodes
+    tree.into_nodes()
 }
 
 fn encryption(tree: &mut Tree, luks: &luks::Header) {

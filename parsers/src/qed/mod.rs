@@ -10,7 +10,7 @@
 mod wire;
 
 use crate::align;
-use crate::image::{Blocks, Kind, Layered, backing};
+use crate::image::{Blocks, Extent, Kind, Layered, backing, entry, padded_len, uniform};
 use crate::store::ReadAt;
 use instar_abi::control::SECTOR_LEN;
 use instar_abi::error::{BlockError, Error, Field, Structure};
@@ -54,11 +54,10 @@ impl Qed {
         let unknown = header.features.get() & !feature::ALL;
         layered.check(unknown == 0, BlockError::Features { unknown })?;
         let (cluster_size, table_size) = (header.cluster_size.get(), header.table_size.get());
-        let field = |field, found: u64, holds: bool| layered.check(holds, BlockError::Field { field, found });
         let is_size = cluster_size.is_power_of_two() && (4 << 10..=64 << 20).contains(&cluster_size);
-        field(Field::BlockSize, cluster_size.into(), is_size)?;
+        layered.field(Field::BlockSize, cluster_size.into(), is_size)?;
         let is_size = table_size.is_power_of_two() && (1..=16).contains(&table_size);
-        field(Field::TableSize, table_size.into(), is_size)?;
+        layered.field(Field::TableSize, table_size.into(), is_size)?;
         let cluster_size = u64::from(cluster_size);
         // At most 2^30 bytes.
         let table_len = cluster_size.saturating_mul(table_size.into());
@@ -66,7 +65,7 @@ impl Qed {
         let virtual_size = header.image_size.get();
         let max = entries.saturating_mul(entries).saturating_mul(cluster_size);
         let is_size = align::within(virtual_size, SECTOR_LEN) == 0 && virtual_size <= max;
-        field(Field::VirtualSize, virtual_size, is_size)?;
+        layered.field(Field::VirtualSize, virtual_size, is_size)?;
         let image = Self {
             layered,
             disk,
@@ -107,14 +106,12 @@ impl Qed {
 
     /// Whether a cluster may be at `offset`.
     fn is_cluster(&self, io: &dyn ReadAt, offset: u64) -> bool {
-        let file_len = align::up(io.len(self.disk), SECTOR_LEN).unwrap_or(u64::MAX);
+        let file_len = padded_len(io, self.disk);
         align::within(offset, self.cluster_size) == 0 && (self.header_len..file_len).contains(&offset)
     }
 
     fn entry(&self, io: &mut dyn ReadAt, table: u64, index: u64) -> Result<u64, Error> {
-        let mut entry = [0; 8];
-        io.read_padded(self.disk, table.saturating_add(index.saturating_mul(ENTRY_LEN)), &mut entry)?;
-        Ok(u64::from_le_bytes(entry))
+        entry(io, self.disk, table, index).map(u64::from_le_bytes)
     }
 }
 
@@ -123,10 +120,12 @@ impl Blocks for Qed {
         &self.facts
     }
 
-    fn block_size(&self) -> u64 {
-        self.cluster_size
+    fn block_at(&self, io: &mut dyn ReadAt, at: u64) -> Result<Extent, Error> {
+        uniform(at, self.cluster_size, |index| self.block(io, index))
     }
+}
 
+impl Qed {
     fn block(&self, io: &mut dyn ReadAt, index: u64) -> Result<Kind, Error> {
         let entries = align::units(self.table_len, ENTRY_LEN);
         let (l1_index, l2_index) = (align::units(index, entries), align::within(index, entries));

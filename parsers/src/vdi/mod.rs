@@ -10,7 +10,7 @@
 mod wire;
 
 use crate::align;
-use crate::image::{Blocks, Kind, Layered};
+use crate::image::{Blocks, Extent, Kind, Layered, entry, uniform};
 use crate::store::ReadAt;
 use instar_abi::control::SECTOR_LEN;
 use instar_abi::error::{BlockError, Error, Field, Structure};
@@ -50,25 +50,22 @@ impl Vdi {
         layered.check(version == wire::VERSION, BlockError::Version { found: version.into() })?;
         let (table_offset, data_offset) = (u64::from(header.table_offset.get()), u64::from(header.data_offset.get()));
         let entries = u64::from(header.blocks_in_image.get());
-        let field = |field, found: u64, holds: bool| layered.check(holds, BlockError::Field { field, found });
         let virtual_size = header.disk_size.get();
-        field(Field::VirtualSize, virtual_size, virtual_size <= ENTRIES_MAX.saturating_mul(BLOCK_SIZE))?;
-        field(Field::TableOffset, table_offset, align::within(table_offset, SECTOR_LEN) == 0)?;
-        field(Field::DataOffset, data_offset, align::within(data_offset, SECTOR_LEN) == 0)?;
+        layered.field(Field::VirtualSize, virtual_size, virtual_size <= ENTRIES_MAX.saturating_mul(BLOCK_SIZE))?;
+        layered.field(Field::TableOffset, table_offset, align::within(table_offset, SECTOR_LEN) == 0)?;
+        layered.field(Field::DataOffset, data_offset, align::within(data_offset, SECTOR_LEN) == 0)?;
         let sector_size = header.sector_size.get().into();
-        field(Field::SectorSize, sector_size, sector_size == SECTOR_LEN)?;
+        layered.field(Field::SectorSize, sector_size, sector_size == SECTOR_LEN)?;
         let block_size = header.block_size.get().into();
-        field(Field::BlockSize, block_size, block_size == BLOCK_SIZE)?;
+        layered.field(Field::BlockSize, block_size, block_size == BLOCK_SIZE)?;
         let virtual_size = align::up(virtual_size, SECTOR_LEN).unwrap_or(virtual_size);
         let needed = virtual_size.div_ceil(BLOCK_SIZE);
         layered.check(needed <= entries, BlockError::TableShort { entries, needed })?;
         // The content of a differencing image is in a file that only an identifier names.
         let is_whole = header.link_id == [0; 16] && header.parent_id == [0; 16];
         layered.check(is_whole, BlockError::Differencing)?;
-        field(Field::TableSize, entries, entries <= ENTRIES_MAX)?;
-        let file_len = align::up(io.len(disk), SECTOR_LEN).unwrap_or(u64::MAX);
-        let table_end = table_offset.saturating_add(entries.saturating_mul(4));
-        layered.check(table_end <= file_len, BlockError::Truncated { structure: Structure::Table })?;
+        layered.field(Field::TableSize, entries, entries <= ENTRIES_MAX)?;
+        layered.table(io, disk, Structure::Table, (table_offset, entries, 4))?;
         let facts = layered.facts(virtual_size, Some(BLOCK_SIZE));
         let is_static = header.kind.get() == wire::STATIC;
         Ok(Self { layered, disk, facts, table_offset, data_offset, is_static })
@@ -80,18 +77,18 @@ impl Blocks for Vdi {
         &self.facts
     }
 
-    fn is_preallocated(&self) -> bool {
+    fn is_preallocated(&self, _: u64) -> bool {
         self.is_static
     }
 
-    fn block_size(&self) -> u64 {
-        BLOCK_SIZE
+    fn block_at(&self, io: &mut dyn ReadAt, at: u64) -> Result<Extent, Error> {
+        uniform(at, BLOCK_SIZE, |index| self.block(io, index))
     }
+}
 
+impl Vdi {
     fn block(&self, io: &mut dyn ReadAt, index: u64) -> Result<Kind, Error> {
-        let mut entry = [0; 4];
-        io.read_padded(self.disk, self.table_offset.saturating_add(index.saturating_mul(4)), &mut entry)?;
-        let found = u32::from_le_bytes(entry);
+        let found = u32::from_le_bytes(entry(io, self.disk, self.table_offset, index)?);
         if found >= UNALLOCATED_MIN {
             return Ok(Kind::Zero);
         }

@@ -16,7 +16,7 @@ mod metadata;
 mod wire;
 
 use crate::align;
-use crate::image::{Blocks, Kind, Layered};
+use crate::image::{Blocks, Extent, Kind, Layered, entry, uniform};
 use crate::store::ReadAt;
 use alloc::vec::Vec;
 use core::ops::Range;
@@ -219,15 +219,15 @@ impl Blocks for Vhdx {
         &self.facts
     }
 
-    fn block_size(&self) -> u64 {
-        self.block_size
+    fn block_at(&self, io: &mut dyn ReadAt, at: u64) -> Result<Extent, Error> {
+        uniform(at, self.block_size, |index| self.block(io, index))
     }
+}
 
+impl Vhdx {
     fn block(&self, io: &mut dyn ReadAt, index: u64) -> Result<Kind, Error> {
         let entry_index = index.saturating_add(align::units(index, self.chunk_blocks));
-        let mut entry = [0; 8];
-        io.read_padded(self.disk, self.table_offset.saturating_add(entry_index.saturating_mul(8)), &mut entry)?;
-        let found = u64::from_le_bytes(entry);
+        let found = u64::from_le_bytes(entry(io, self.disk, self.table_offset, entry_index)?);
         let offset = align::down(found, ALIGNMENT);
         let error = BlockError::Entry { structure: Structure::Table, index: entry_index, found };
         match found & state::MASK {
@@ -246,10 +246,9 @@ impl Blocks for Vhdx {
 
 /// Bounds of the fields that metadata gives.
 fn check_sizes(layered: Layered, metadata: &Metadata) -> Result<(), Error> {
-    let field = |field, found: u64, holds: bool| layered.check(holds, BlockError::Field { field, found });
     let Metadata { block_size, sector_size, virtual_size } = *metadata;
     let is_size = block_size.is_power_of_two() && (ALIGNMENT..=256 << 20).contains(&block_size);
-    field(Field::BlockSize, block_size, is_size)?;
-    field(Field::SectorSize, sector_size, matches!(sector_size, 512 | 4096))?;
-    field(Field::VirtualSize, virtual_size, virtual_size > 0)
+    layered.field(Field::BlockSize, block_size, is_size)?;
+    layered.field(Field::SectorSize, sector_size, matches!(sector_size, 512 | 4096))?;
+    layered.field(Field::VirtualSize, virtual_size, virtual_size > 0)
 }

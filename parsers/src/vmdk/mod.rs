@@ -1,131 +1,204 @@
-//! VMDK in one file: monolithicSparse and streamOptimized.
+//! VMDK, VMware's format: in one file, or described by a text and spread over several.
 //!
 //! ```text
 //! sparse   header | descriptor | grain directory ──> grain tables ──> grains
 //! stream   header | descriptor | (marker, zlib stream) … | tables, directory | footer: the header that counts
+//! text     descriptor ──> extents, one behind the other: flat files, sparse files, zeros
 //! ```
 //!
-//! Images of several files, and the forms of ESX with another header, are refused by name.
+//! The text only names files. They are asked for, and the image is whole when it has them ([`Blocks::attach`]).
 //!
 //! # Source
-//! VMware, "Virtual Disk Format 5.0"; what is refused as QEMU 10.0's `block/vmdk.c`.
+//! VMware, "Virtual Disk Format 5.0"; ESX's sparse forms, and what is refused, as QEMU 10.0's `block/vmdk.c`.
 
 mod descriptor;
+mod grains;
 mod wire;
 
-use crate::align;
-use crate::image::{Blocks, Codec, Kind, Layered};
+use crate::image::{Blocks, Extent, FileOf, Kind, Layered, Tree};
 use crate::store::ReadAt;
 use alloc::vec::Vec;
-use descriptor::{Descriptor, NO_ID};
+use descriptor::{Descriptor, Line, LineError, LineKind, NO_ID};
+use grains::Grains;
 use instar_abi::control::SECTOR_LEN;
-use instar_abi::error::{BlockError, Error, Field, Structure};
+use instar_abi::error::{BlockError, Error, Field, Identity, Structure};
 use instar_abi::facts::{self, Backing, Node, Value};
 use instar_abi::format::Format;
 use instar_abi::request::{DiskId, LayerId};
-use wire::{Footer, Header, flag};
+use wire::Header;
 
-/// Most entries of a grain table, as in QEMU.
-const TABLE_ENTRIES_MAX: u32 = 512;
-/// Most sectors of a grain, as in QEMU.
-const GRAIN_SECTORS_MAX: u64 = 0x20_0000;
-/// Most entries of the grain directory, as in QEMU.
-const DIRECTORY_ENTRIES_MAX: u64 = 32 << 20;
-/// Bytes of a grain's marker before its stream.
-const MARKER_LEN: u64 = 12;
-/// What a stream may have more than its grain.
-const STREAM_SLACK: u64 = 1024;
-/// An entry of a grain of zeros, where the image has such.
-const ZERO: u32 = 1;
+/// Most bytes of a descriptor that are looked at, as in QEMU.
+const DESCRIPTOR_LEN_MAX: u64 = (1 << 20) - 1;
+/// Most files with content: as many as a job may have.
+const FILES_MAX: usize = 256;
+/// Most extents in files: several may be in one.
+const PARTS_MAX: usize = 1024;
+/// What every extent costs in memory, beside its name.
+const LINE_LEN: u64 = 256;
+/// Kinds of images that a text may describe, as in QEMU.
+const KINDS: [&[u8]; 6] =
+    [b"monolithicFlat", b"vmfs", b"vmfsSparse", b"seSparse", b"twoGbMaxExtentSparse", b"twoGbMaxExtentFlat"];
 
-/// A VMDK. Having one proves: grain and table sizes are within their bounds, and the directory has an entry for all of the disk.
+/// A VMDK. Having one proves: the descriptor reads, and what is open of the extents is sound.
 pub struct Vmdk {
     layered: Layered,
-    disk: DiskId,
     facts: facts::Image,
     descriptor: Descriptor,
-    grain_size: u64,
-    table_entries: u64,
-    directory_offset: u64,
-    has_zero_grains: bool,
-    /// Bytes before each stream, where grains are compressed.
-    compressed: Option<u64>,
+    create_type: Vec<u8>,
+    extents: Vec<Part>, // in the order of the disk, without gaps
+}
+
+/// A part of the disk.
+struct Part {
+    start: u64,
+    len: u64,
+    body: Body,
+    /// Its line; `None`: it is in the image's own file.
+    line: Option<LineKind>,
+}
+
+enum Body {
+    Zero,
+    Flat {
+        disk: DiskId,
+        offset: u64,
+    },
+    Grains(Grains),
+    /// Its file is not open.
+    Missing,
 }
 
 impl Vmdk {
-    /// Opens an image without the layer below.
+    /// Opens an image without the layer below and without the files that it names.
     ///
     /// # Errors
     /// [`Error::Block`]; those of the reads.
     pub fn open(io: &mut dyn ReadAt, layer: LayerId, disk: DiskId) -> Result<Self, Error> {
         let layered = Layered { layer, format: Format::Vmdk };
         let first: Header = io.read_wire(disk, 0)?;
-        layered.check(first.magic == wire::MAGIC && first.capacity.get() != 0, BlockError::SeveralFiles)?;
-        let header = if first.gd_offset.get() == wire::GD_AT_END { footer(io, layered, disk)? } else { first };
-        let version = header.version.get();
-        layered.check(version <= 3, BlockError::Version { found: version.into() })?;
-        let field = |field, found: u64, holds: bool| layered.check(holds, BlockError::Field { field, found });
-        let table_entries = header.table_entries.get();
-        field(Field::LowerTableSize, table_entries.into(), (1..=TABLE_ENTRIES_MAX).contains(&table_entries))?;
-        let grain_sectors = header.grain_sectors.get();
-        field(Field::BlockSize, grain_sectors, (1..=GRAIN_SECTORS_MAX).contains(&grain_sectors))?;
-        let capacity = header.capacity.get();
-        let entries = capacity.div_ceil(grain_sectors.saturating_mul(table_entries.into()));
-        field(Field::TableSize, entries, entries <= DIRECTORY_ENTRIES_MAX)?;
-        let virtual_size = capacity.checked_mul(SECTOR_LEN).filter(|size| i64::try_from(*size).is_ok());
-        let error = BlockError::Field { field: Field::VirtualSize, found: capacity };
-        let virtual_size = virtual_size.ok_or(layered.error(error))?;
-        let file_len = align::up(io.len(disk), SECTOR_LEN).unwrap_or(u64::MAX);
-        let grains_start = header.grain_offset.get().saturating_mul(SECTOR_LEN);
-        layered.check(grains_start <= file_len, BlockError::Truncated { structure: Structure::Table })?;
-        let directory_offset = header.gd_offset.get().saturating_mul(SECTOR_LEN);
-        let directory_end = directory_offset.saturating_add(entries.saturating_mul(4));
-        layered.check(directory_end <= file_len, BlockError::Truncated { structure: Structure::Table })?;
-        let text = io.read_vec(disk, wire::DESCRIPTOR_OFFSET, wire::DESCRIPTOR_LEN)?;
-        let error = BlockError::Magic { structure: Structure::Descriptor };
-        let descriptor = Descriptor::parse(&text).map_err(|_| layered.error(error))?;
-        let flags = header.flags.get();
-        let compressed = (header.compression.get() == wire::DEFLATE).then_some(if flags & flag::MARKER == 0 {
-            0
-        } else {
-            MARKER_LEN
-        });
-        let grain_size = grain_sectors.saturating_mul(SECTOR_LEN);
-        let backing = descriptor.parent.clone().map(|name| Backing { name, format: Some(b"vmdk".to_vec()) });
-        let plain = layered.facts(virtual_size, Some(grain_size));
-        let facts = facts::Image { backing, specific: Some(b"vmdk".to_vec()), ..plain };
-        Ok(Self {
-            layered,
-            disk,
-            facts,
-            descriptor,
-            grain_size,
-            table_entries: table_entries.into(),
-            directory_offset,
-            has_zero_grains: flags & flag::ZERO_GRAIN != 0,
-            compressed,
-        })
+        match first.magic {
+            wire::MAGIC if first.capacity.get() == 0 && first.descriptor_offset.get() != 0 => {
+                let text_at = first.descriptor_offset.get().saturating_mul(SECTOR_LEN);
+                Self::of_text(io, layered, disk, text_at, wire::DESCRIPTOR_OFFSET)
+            }
+            wire::MAGIC => {
+                let grains = Grains::hosted(io, layered, disk, first)?;
+                Self::of_grains(io, layered, disk, grains, b"monolithicSparse")
+            }
+            wire::COWD_MAGIC => {
+                let grains = Grains::cowd(io, layered, disk)?;
+                // Only a text would say more.
+                Self::of_grains(io, layered, disk, grains, b"")
+            }
+            _ => Self::of_text(io, layered, disk, 0, 0),
+        }
     }
 
-    fn entry(&self, io: &mut dyn ReadAt, table: u64, index: u64) -> Result<u32, Error> {
-        let mut entry = [0; 4];
-        io.read_padded(self.disk, table.saturating_add(index.saturating_mul(4)), &mut entry)?;
-        Ok(u32::from_le_bytes(entry))
+    /// An image in one file.
+    fn of_grains(
+        io: &mut dyn ReadAt,
+        layered: Layered,
+        disk: DiskId,
+        grains: Grains,
+        create_type: &[u8],
+    ) -> Result<Self, Error> {
+        let descriptor = descriptor(io, layered, disk, wire::DESCRIPTOR_OFFSET)?;
+        let extents = Vec::from([Part { start: 0, len: grains.len, body: Body::Grains(grains), line: None }]);
+        Self::new(layered, descriptor, create_type.to_vec(), extents)
+    }
+
+    /// An image that a text at `text_at` describes; identifiers are looked for at `ids_at`, as in QEMU.
+    fn of_text(io: &mut dyn ReadAt, layered: Layered, disk: DiskId, text_at: u64, ids_at: u64) -> Result<Self, Error> {
+        let len = io.len(disk).min(DESCRIPTOR_LEN_MAX);
+        let text = io.read_vec(disk, text_at, usize::try_from(len).unwrap_or(0))?;
+        let error = layered.error(BlockError::Magic { structure: Structure::Descriptor });
+        let create_type = descriptor::create_type(&text).ok_or(error)?.to_vec();
+        layered.check(KINDS.contains(&create_type.as_slice()), BlockError::CreateType)?;
+        let mut extents = Vec::new();
+        for (line, extent) in descriptor::lines(&text) {
+            io.budget().take_heap(LINE_LEN)?;
+            let Line { sectors, kind } = extent.map_err(|error| {
+                layered.error(match error {
+                    LineError::Broken => BlockError::ExtentLine { line },
+                    LineError::NoAccess => BlockError::Field { field: Field::Access, found: line.into() },
+                })
+            })?;
+            let len = sectors.saturating_mul(SECTOR_LEN);
+            let body = if kind == LineKind::Zero { Body::Zero } else { Body::Missing };
+            extents.push(Part { start: 0, len, body, line: Some(kind) });
+        }
+        io.budget().give_heap(len);
+        let descriptor = descriptor(io, layered, disk, ids_at)?;
+        let image = Self::new(layered, descriptor, create_type, extents)?;
+        let mut names = image.files();
+        layered.field(Field::Extents, names.len() as u64, names.len() <= PARTS_MAX)?;
+        names.sort_unstable();
+        names.dedup();
+        layered.field(Field::Extents, names.len() as u64, names.len() <= FILES_MAX)?;
+        Ok(image)
+    }
+
+    fn new(layered: Layered, descriptor: Descriptor, create_type: Vec<u8>, extents: Vec<Part>) -> Result<Self, Error> {
+        let backing = descriptor.parent.clone().map(|name| Backing { name, format: Some(b"vmdk".to_vec()) });
+        let facts = facts::Image { backing, specific: Some(b"vmdk".to_vec()), ..layered.facts(0, None) };
+        let mut image = Self { layered, facts, descriptor, create_type, extents };
+        image.place()?;
+        Ok(image)
+    }
+
+    /// Puts the extents one behind the other, by the lengths that are known now.
+    fn place(&mut self) -> Result<(), Error> {
+        let mut end = 0u64;
+        for extent in &mut self.extents {
+            extent.start = end;
+            end = end.saturating_add(extent.len);
+        }
+        self.layered.field(Field::VirtualSize, end, i64::try_from(end).is_ok())?;
+        // As `vmdk_co_get_info` of QEMU: what the first has, all must have.
+        let traits = |part: &Part| match &part.body {
+            Body::Grains(grains) => (Some(grains.grain_size), grains.is_compressed()),
+            Body::Zero | Body::Flat { .. } | Body::Missing => (None, false),
+        };
+        let (cluster_size, is_compressed) = self.extents.first().map_or((None, false), traits);
+        let is_alike = self.extents.iter().all(|part| {
+            let (size, compressed) = traits(part);
+            compressed == is_compressed
+                && (cluster_size.is_none() || size.unwrap_or(part.len) == cluster_size.unwrap_or(0))
+        });
+        self.facts.virtual_size = end;
+        self.facts.cluster_size = cluster_size.filter(|_| is_alike);
+        self.facts.dirty = is_alike.then_some(false);
+        if self.extents.iter().any(|part| traits(part).1) {
+            self.create_type = b"streamOptimized".to_vec();
+        }
+        Ok(())
+    }
+
+    fn extent_at(&self, at: u64) -> Option<(usize, &Part)> {
+        let index = self.extents.partition_point(|extent| extent.start <= at).checked_sub(1)?;
+        self.extents.get(index).map(|extent| (index, extent))
     }
 }
 
-/// The header at the end of a stream-optimized image.
-fn footer(io: &mut dyn ReadAt, layered: Layered, disk: DiskId) -> Result<Header, Error> {
-    let len = align::up(io.len(disk), SECTOR_LEN).unwrap_or(0);
-    let at = len.checked_sub(size_of::<Footer>() as u64);
-    let at = at.ok_or(layered.error(BlockError::Truncated { structure: Structure::Footer }))?;
-    let Footer { marker, header, end } = io.read_wire(disk, at)?;
-    let is_footer = header.magic == wire::MAGIC
-        && marker.len.get() == 0
-        && marker.kind.get() == wire::MARKER_FOOTER
-        && (end.value.get(), end.len.get(), end.kind.get()) == (0, 0, 0);
-    layered.check(is_footer, BlockError::Magic { structure: Structure::StreamFooter })?;
-    Ok(header)
+/// What a descriptor within the image's first file says of the image.
+fn descriptor(io: &mut dyn ReadAt, layered: Layered, disk: DiskId, at: u64) -> Result<Descriptor, Error> {
+    let text = io.read_vec(disk, at, wire::DESCRIPTOR_LEN)?;
+    io.budget().give_heap(wire::DESCRIPTOR_LEN as u64);
+    let error = BlockError::Magic { structure: Structure::Descriptor };
+    Descriptor::parse(&text).map_err(|_| layered.error(error))
+}
+
+/// A sparse extent in a file of its own.
+fn sparse(io: &mut dyn ReadAt, layered: Layered, disk: DiskId) -> Result<Grains, Error> {
+    let first: Header = io.read_wire(disk, 0)?;
+    match first.magic {
+        // One that is a text again would name files again.
+        wire::MAGIC if first.capacity.get() > 0 || first.descriptor_offset.get() == 0 => {
+            Grains::hosted(io, layered, disk, first)
+        }
+        wire::COWD_MAGIC => Grains::cowd(io, layered, disk),
+        _ => Err(layered.error(BlockError::Magic { structure: Structure::Header })),
+    }
 }
 
 impl Blocks for Vmdk {
@@ -134,64 +207,92 @@ impl Blocks for Vmdk {
     }
 
     fn specific(&self) -> Vec<Node> {
-        let node = |depth, key: &[u8], value| Node { depth, key: key.to_vec(), value };
-        let kind: &[u8] = if self.compressed.is_some() { b"streamOptimized" } else { b"monolithicSparse" };
-        let mut nodes = Vec::from([
-            node(0, b"cid", Value::Number(self.descriptor.id.into())),
-            node(0, b"parent-cid", Value::Number(self.descriptor.parent_id.into())),
-            node(0, b"create-type", Value::Text(kind.to_vec())),
-            node(0, b"extents", Value::List),
-            node(1, b"", Value::Object),
-        ]);
-        if self.compressed.is_some() {
-            nodes.push(node(2, b"compressed", Value::Bool(true)));
+        let mut tree = Tree::default();
+        tree.add("cid", Value::Number(self.descriptor.id.into()));
+        tree.add("parent-cid", Value::Number(self.descriptor.parent_id.into()));
+        tree.text("create-type", &self.create_type);
+        tree.nest("extents", Value::List, |tree| {
+            for part in &self.extents {
+                tree.nest("", Value::Object, |tree| part.describe(tree));
+            }
+        });
+        tree.into_nodes()
+    }
+
+    fn identity(&self) -> Option<Identity> {
+        Some(Identity::Cid(self.descriptor.id))
+    }
+
+    fn parent_identities(&self) -> Vec<Identity> {
+        let id = Some(self.descriptor.parent_id).filter(|id| *id != NO_ID);
+        id.map(Identity::Cid).into_iter().collect()
+    }
+
+    fn files(&self) -> Vec<&[u8]> {
+        self.extents.iter().filter_map(|extent| extent.line.as_ref()?.name()).collect()
+    }
+
+    fn attach(&mut self, io: &mut dyn ReadAt, file_of: FileOf<'_>) -> Result<(), Error> {
+        let layered = self.layered;
+        for extent in &mut self.extents {
+            let Some(line) = &extent.line else { continue };
+            let Some(disk) = line.name().and_then(file_of) else { continue };
+            let grains = match line {
+                LineKind::Zero => continue,
+                LineKind::Flat { offset, .. } => {
+                    let offset = offset.saturating_mul(SECTOR_LEN);
+                    layered.field(Field::DataOffset, offset, i64::try_from(offset).is_ok())?;
+                    extent.body = Body::Flat { disk, offset };
+                    continue;
+                }
+                LineKind::Sparse { .. } => sparse(io, layered, disk)?,
+                LineKind::SeSparse { .. } => Grains::se_sparse(io, layered, disk)?,
+            };
+            // Its own header counts, as in QEMU.
+            extent.len = grains.len;
+            extent.body = Body::Grains(grains);
         }
-        nodes.extend([
-            node(2, b"virtual-size", Value::Number(self.facts.virtual_size)),
-            node(2, b"filename", Value::FileName),
-            node(2, b"cluster-size", Value::Number(self.grain_size)),
-            node(2, b"format", Value::Text(Vec::new())),
-        ]);
-        nodes
+        self.place()
     }
 
-    fn identity(&self) -> Option<u32> {
-        Some(self.descriptor.id)
+    fn is_preallocated(&self, at: u64) -> bool {
+        self.extent_at(at).is_some_and(|(_, extent)| matches!(extent.body, Body::Flat { .. }))
     }
 
-    fn parent_identity(&self) -> Option<u32> {
-        Some(self.descriptor.parent_id).filter(|id| *id != NO_ID)
-    }
-
-    fn block_size(&self) -> u64 {
-        self.grain_size
-    }
-
-    fn block(&self, io: &mut dyn ReadAt, index: u64) -> Result<Kind, Error> {
-        let file_len = io.len(self.disk);
-        let (upper, lower) = (align::units(index, self.table_entries), align::within(index, self.table_entries));
-        let table = self.entry(io, self.directory_offset, upper)?;
-        if table == 0 {
-            return Ok(Kind::Hole);
+    fn block_at(&self, io: &mut dyn ReadAt, at: u64) -> Result<Extent, Error> {
+        let (index, part) = self.extent_at(at).ok_or(self.layered.error(BlockError::NoExtent { index: 0 }))?;
+        let whole = |kind| Extent { start: part.start, len: part.len, kind };
+        match &part.body {
+            Body::Zero => Ok(whole(Kind::Zero)),
+            Body::Flat { disk, offset } => Ok(whole(Kind::Data { disk: *disk, offset: *offset })),
+            Body::Grains(grains) => {
+                let grain = grains.grain_at(io, at.saturating_sub(part.start))?;
+                Ok(Extent { start: grain.start.saturating_add(part.start), ..grain })
+            }
+            Body::Missing => {
+                let index = u32::try_from(index).unwrap_or(u32::MAX);
+                Err(self.layered.error(BlockError::NoExtent { index }))
+            }
         }
-        let offset = u64::from(table).saturating_mul(SECTOR_LEN);
-        let error = BlockError::Entry { structure: Structure::Table, index: upper, found: table.into() };
-        self.layered.check(offset < file_len, error)?;
-        let grain = self.entry(io, offset, lower)?;
-        match grain {
-            0 => return Ok(Kind::Hole),
-            ZERO if self.has_zero_grains => return Ok(Kind::Zero),
-            _ => {}
+    }
+}
+
+impl Part {
+    /// As QEMU's `VmdkExtentInfo`.
+    fn describe(&self, tree: &mut Tree) {
+        let grains = match &self.body {
+            Body::Grains(grains) => Some(grains),
+            _ => None,
+        };
+        if grains.is_some_and(Grains::is_compressed) {
+            tree.add("compressed", Value::Bool(true));
         }
-        let offset = u64::from(grain).saturating_mul(SECTOR_LEN);
-        let error = BlockError::Entry { structure: Structure::LowerTable, index, found: grain.into() };
-        self.layered.check(offset < file_len, error)?;
-        let Some(marker_len) = self.compressed else { return Ok(Kind::Data { disk: self.disk, offset }) };
-        // The stream tells its own end; the last grain may be shorter than the others.
-        let left = self.facts.virtual_size.saturating_sub(index.saturating_mul(self.grain_size));
-        let cluster_size = u32::try_from(self.grain_size.min(left)).unwrap_or(u32::MAX);
-        let len = u32::try_from(self.grain_size.saturating_add(STREAM_SLACK)).unwrap_or(u32::MAX);
-        let offset = offset.saturating_add(marker_len);
-        Ok(Kind::Encoded { disk: self.disk, offset, len, padding: 0, codec: Codec::Zlib, cluster_size, skip: 0 })
+        tree.add("virtual-size", Value::Number(self.len));
+        let name = self.line.as_ref().map(|line| line.name().unwrap_or_default().to_vec());
+        tree.add("filename", name.map_or(Value::FileName, Value::NamedFile));
+        if let Some(grains) = grains {
+            tree.add("cluster-size", Value::Number(grains.grain_size));
+        }
+        tree.text("format", self.line.as_ref().map_or("", LineKind::word));
     }
 }

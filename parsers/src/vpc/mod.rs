@@ -13,7 +13,7 @@
 mod wire;
 
 use crate::align;
-use crate::image::{Blocks, Kind, Layered};
+use crate::image::{Blocks, Extent, Kind, Layered, entry, padded_len, uniform};
 use crate::store::ReadAt;
 use instar_abi::control::SECTOR_LEN;
 use instar_abi::error::{BlockError, Error, Field, Structure};
@@ -135,9 +135,8 @@ fn check_table(
     dynamic: &Dynamic,
     entries: u64,
 ) -> Result<(), Error> {
-    let file_len = align::up(io.len(disk), SECTOR_LEN).unwrap_or(u64::MAX);
-    let table_end = dynamic.table_offset.checked_add(entries.saturating_mul(4)).filter(|end| *end <= file_len);
-    layered.check(table_end.is_some(), BlockError::Truncated { structure: Structure::Table })?;
+    layered.table(io, disk, Structure::Table, (dynamic.table_offset, entries, 4))?;
+    let file_len = padded_len(io, disk);
     let block_len = dynamic.bitmap_len().saturating_add(dynamic.block_size.into());
     let mut chunk = alloc::vec![0; CHUNK.saturating_mul(4)];
     let mut index = 0;
@@ -161,19 +160,20 @@ impl Blocks for Vpc {
         &self.facts
     }
 
-    fn is_preallocated(&self) -> bool {
+    fn is_preallocated(&self, _: u64) -> bool {
         self.dynamic.is_none()
     }
 
-    fn block_size(&self) -> u64 {
-        self.dynamic.as_ref().map_or(self.facts.virtual_size, |dynamic| dynamic.block_size.into()).max(1)
+    fn block_at(&self, io: &mut dyn ReadAt, at: u64) -> Result<Extent, Error> {
+        let size = self.dynamic.as_ref().map_or(self.facts.virtual_size, |dynamic| dynamic.block_size.into()).max(1);
+        uniform(at, size, |index| self.block(io, index))
     }
+}
 
+impl Vpc {
     fn block(&self, io: &mut dyn ReadAt, index: u64) -> Result<Kind, Error> {
         let Some(dynamic) = &self.dynamic else { return Ok(Kind::Data { disk: self.disk, offset: 0 }) };
-        let mut entry = [0; 4];
-        io.read_padded(self.disk, dynamic.table_offset.saturating_add(index.saturating_mul(4)), &mut entry)?;
-        let found = u32::from_be_bytes(entry);
+        let found = u32::from_be_bytes(entry(io, self.disk, dynamic.table_offset, index)?);
         if found == UNALLOCATED {
             return Ok(Kind::Zero);
         }

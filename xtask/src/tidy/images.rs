@@ -5,8 +5,8 @@ use crate::image::{self, Kind};
 use anyhow::{Context as _, Result};
 use std::fs;
 
-/// Most bytes of a stripped op ELF (docs/architecture.md, A9).
-const FILE_LEN_MAX: u64 = 384 << 10;
+/// Most bytes of a stripped op ELF (ADR 0013).
+const FILE_LEN_MAX: u64 = 512 << 10;
 /// Most bytes of a variant of an op with every codec (ADR 0009).
 const FULL_FILE_LEN_MAX: u64 = 1280 << 10;
 /// The region for an op image, zero-initialised data included (`instar_abi::layout`).

@@ -53,19 +53,38 @@ pub enum BlockError {
         /// The entry.
         found: u64,
     },
-    /// The content is in files of its own.
-    SeveralFiles,
+    /// The text that describes the image says of no kind of image that is known what it is.
+    CreateType,
+    /// A line of the text that describes the image is no extent, and looks like one.
+    ExtentLine {
+        /// Its number, from 1.
+        line: u32,
+    },
+    /// A part of the content is in a file that was not opened.
+    NoExtent {
+        /// Its index among the parts.
+        index: u32,
+    },
     /// The layer below is not the one that the image was made on.
     ParentChanged {
         /// The identifier that it had.
-        expected: u32,
+        expected: Identity,
         /// The identifier that it has.
-        found: u32,
+        found: Identity,
     },
-    /// A log has changes that must be made before the image can be read.
+    /// The log has changes that can't be made in memory: it is damaged, or needs a file that is longer.
     Log,
     /// What the image does not hold is in a parent, by an identifier and not by a name that could be opened.
     Differencing,
+}
+
+/// What tells the content of one image from that of another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Identity {
+    /// A VMDK's content identifier.
+    Cid(u32),
+    /// A GUID or UUID, as it lies in the file.
+    Id([u8; 16]),
 }
 
 /// A structure of such an image.
@@ -89,6 +108,12 @@ pub enum Structure {
     RegionTable,
     /// The metadata of a VHDX.
     Metadata,
+    /// What names a parent.
+    Locator,
+    /// Which sectors of a block are there.
+    Bitmap,
+    /// The second header of a VMDK of ESX, which changes.
+    VolatileHeader,
 }
 
 /// A field of such an image's header.
@@ -118,4 +143,12 @@ pub enum Field {
     BackingNameOffset,
     /// Length of the name of the layer below.
     BackingNameLen,
+    /// Flags, or bytes that must be zero.
+    Reserved,
+    /// A journal that would have to be replayed.
+    Journal,
+    /// Who may read a part of the content.
+    Access,
+    /// How many files hold parts of the content.
+    Extents,
 }

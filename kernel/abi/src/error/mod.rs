@@ -7,7 +7,7 @@ mod block;
 mod luks;
 mod qcow2;
 
-pub use block::{BlockError, Field, Structure};
+pub use block::{BlockError, Field, Identity, Structure};
 pub use luks::LuksError;
 pub use qcow2::{CodecError, FeatureName, Qcow2Error, Table};
 

@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use super::Message;
-use instar_abi::error::{BlockError, Field, Structure};
+use instar_abi::error::{BlockError, Field, Identity, Structure};
 use instar_abi::format::Format;
 
 const TRUNCATED: &str = "the image is truncated, or made to mislead its reader";
@@ -16,6 +16,8 @@ pub(super) fn error(format: Format, error: BlockError) -> Message {
         }
         BlockError::Magic { structure: Structure::Footer } => Message::new("invalid VPC image"),
         BlockError::Magic { structure: Structure::DynamicHeader } => Message::new("Invalid header magic"),
+        BlockError::Magic { structure: Structure::Descriptor } => Message::new("invalid VMDK image descriptor"),
+        BlockError::Magic { structure: Structure::VolatileHeader } => Message::new("Bad volatile header magic"),
         BlockError::Magic { .. } => Message::new(format!("Image not in {} format", format.name())),
         BlockError::Checksum { .. } => Message::new("Incorrect header checksum"),
         BlockError::Version { found } => Message::new(format!("unsupported {} version {found:#x}", format.name())),
@@ -32,16 +34,30 @@ pub(super) fn error(format: Format, error: BlockError) -> Message {
             ))
             .with_hint(TRUNCATED)
         }
-        BlockError::SeveralFiles => {
-            Message::new("images of this kind are not supported yet by this version: content in files of its own")
+        BlockError::CreateType => Message::new("Unsupported image type")
+            .with_hint("known: monolithicFlat, vmfs, vmfsSparse, seSparse, twoGbMaxExtentSparse, twoGbMaxExtentFlat"),
+        BlockError::ExtentLine { line } => Message::new(format!("Invalid extent line: line {line} of the descriptor")),
+        BlockError::NoExtent { index } => Message::new(format!("the file of extent {index} was not opened")),
+        BlockError::ParentChanged { expected, found } => {
+            let [expected, found] = [expected, found].map(identity);
+            Message::new("Invalid argument").with_hint(format!(
+                "its content changed since the layer above was made: its identifier is {found}, and {expected} was recorded"
+            ))
         }
-        BlockError::ParentChanged { expected, found } => Message::new("Invalid argument").with_hint(format!(
-            "its content changed since the layer above was made: its CID is {found:08x}, and {expected:08x} was recorded"
-        )),
         BlockError::Log => Message::new("opened read-only, but contains a log that needs to be replayed")
-            .with_hint("qemu-img check -r all FILE replays the log"),
-        BlockError::Differencing => Message::new("differencing images are not supported yet by this version")
-            .with_hint("what it does not hold is in its parent, and would read as zeros"),
+            .with_hint("the log is damaged, or needs a longer file: content may be lost"),
+        BlockError::Differencing => {
+            Message::new("it is a differencing image, and names no parent that could be opened")
+                .with_hint("what it does not hold is in its parent, and would read as zeros")
+        }
+    }
+}
+
+/// An identifier as it lies in the file.
+fn identity(identity: Identity) -> String {
+    match identity {
+        Identity::Cid(cid) => format!("{cid:08x}"),
+        Identity::Id(id) => id.iter().map(|byte| format!("{byte:02x}")).collect(),
     }
 }
 
@@ -56,6 +72,9 @@ const fn structure_name(structure: Structure) -> &'static str {
         Structure::Descriptor => "descriptor",
         Structure::RegionTable => "region table",
         Structure::Metadata => "metadata",
+        Structure::Locator => "parent locator",
+        Structure::Bitmap => "sector bitmap",
+        Structure::VolatileHeader => "volatile header",
     }
 }
 
@@ -73,5 +92,9 @@ const fn field_name(field: Field) -> &'static str {
         Field::Encryption => "encryption method",
         Field::BackingNameOffset => "backing file name offset",
         Field::BackingNameLen => "backing file name length",
+        Field::Reserved => "value where there must be zero:",
+        Field::Journal => "journal that was not replayed:",
+        Field::Access => "access of an extent, at line",
+        Field::Extents => "number of extents:",
     }
 }

@@ -35,6 +35,7 @@ pub(super) fn error(names: &Names, error: &Error, errno: Option<i32>) -> Message
             let what = match kind {
                 NeedKind::Backing => "backing file",
                 NeedKind::DataFile => "data file",
+                NeedKind::Extent => "extent",
             };
             let text = format!("its {what} changed to '{}' while it was read", shown(found));
             open(names, *layer, Message::new(text))

@@ -59,12 +59,16 @@ pub fn failure(failure: &Failure) -> Option<Message> {
             let message = named(failed.kind, &failed.name, failed.path.as_os_str().as_encoded_bytes(), &failed.error);
             let message = match failed.kind {
                 NeedKind::Backing => message.after("Could not open backing file: "),
-                NeedKind::DataFile => message,
+                NeedKind::DataFile | NeedKind::Extent => message,
             };
             could_not_open(&failed.top, below(failed.depth, message))
         }
         Failure::Policy(error) => policy(error),
         Failure::Guest(failed) => guest::error(&failed.names, &failed.error, failed.errno),
+        Failure::Parts { typed } => {
+            let why = Message::new("its content is in files that it names");
+            could_not_open(typed, why.with_hint("-f vmdk says so before it is looked at"))
+        }
         Failure::Lie(found) => lie(*found),
         Failure::NoEnd(no_end) => return machine::no_end(no_end),
         Failure::Random(errno) => Message::new(format!("Could not get random numbers: {}", errno_text(*errno))),
@@ -104,6 +108,7 @@ fn named(kind: NeedKind, name: &[u8], path: &[u8], error: &NamedError) -> Messag
     let what = match kind {
         NeedKind::Backing => "backing file",
         NeedKind::DataFile => "data file",
+        NeedKind::Extent => "extent",
     };
     match error {
         NamedError::Refused(refusal) => host::refusal(what, name, path, *refusal),

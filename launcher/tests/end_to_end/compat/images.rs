@@ -81,6 +81,32 @@ pub const IMAGES: &[Image] = &[
     image("vhdx-1M", "small.vhdx", "qemu-img convert -f raw -O vhdx -o block_size=1M a.raw small.vhdx"),
     image("parallels", "a.parallels", "qemu-img convert -f raw -O parallels a.raw a.parallels"),
     image("vmdk", "a.vmdk", "qemu-img convert -f raw -O vmdk a.raw a.vmdk"),
+    image("vmdk-flat", "flat.vmdk", "qemu-img convert -f raw -O vmdk -o subformat=monolithicFlat a.raw flat.vmdk"),
+    image(
+        "vmdk-2gb-sparse",
+        "split.vmdk",
+        "qemu-img create -q -f vmdk -o subformat=twoGbMaxExtentSparse split.vmdk 5G; \
+         qemu-io -c 'write -P 1 70000 100k' -c 'write -P 2 2047M 2M' -c 'write -P 3 5119M 1M' split.vmdk >/dev/null",
+    ),
+    image(
+        "vmdk-2gb-flat",
+        "several.vmdk",
+        "qemu-img create -q -f vmdk -o subformat=twoGbMaxExtentFlat several.vmdk 5G; \
+         qemu-io -c 'write -P 1 70000 100k' -c 'write -P 2 2047M 2M' -c 'write -P 3 5119M 1M' several.vmdk >/dev/null",
+    ),
+    image(
+        "vmdk-vmfs",
+        "vmfs.vmdk",
+        "printf '# Disk DescriptorFile\\nversion=1\\nCID=1\\nparentCID=ffffffff\\ncreateType=\"vmfs\"\\nRW 5000 VMFS \"b.raw\"\\n\
+         RW 300 FLAT \"a.raw\" 70\\nRW 500 FLAT \"b.raw\" 5000\\n' >vmfs.vmdk",
+    ),
+    image(
+        "chain-vmdk-flat",
+        "upon.vmdk",
+        "qemu-img convert -f raw -O vmdk -o subformat=twoGbMaxExtentFlat a.raw ground.vmdk; \
+         qemu-img create -q -f vmdk -b ground.vmdk -F vmdk upon.vmdk; \
+         qemu-io -f vmdk -c 'write -P 7 64k 64k' upon.vmdk >/dev/null",
+    ),
     image(
         "vmdk-stream",
         "stream.vmdk",

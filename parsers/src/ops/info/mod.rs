@@ -1,21 +1,22 @@
-//! info: describe one image without opening what it names.
+//! info: describe one image without opening what is below it.
 
 use super::Reply;
-use crate::image::{Driver, Image, Opened, open};
+use crate::image::{Driver, Image, Opened, attach_files, open};
 use crate::qcow2::{self, Qcow2, Snapshots};
 use crate::store::{Budget, Cache, Part, Queue, ReadAt, Store};
 use alloc::vec::Vec;
 use instar_abi::error::Error;
 use instar_abi::facts;
 use instar_abi::format::Format;
-use instar_abi::reply::{End, Frame};
+use instar_abi::reply::{End, Frame, Need};
 use instar_abi::request::{LayerId, Op, Request};
 use instar_io::Env;
 
 /// A frame of snapshots or nodes is sent when it has about this many bytes.
 const FRAME_LEN: usize = 128 << 10;
 
-/// Sends [`Frame::Image`], [`Frame::Specific`] and [`Frame::Snapshots`] of the image.
+/// Sends [`Frame::Image`], [`Frame::Specific`] and [`Frame::Snapshots`] of the image; [`Frame::Needs`] for the files that its
+/// content is in.
 ///
 /// # Errors
 /// [`Error::WrongOp`] for another operation; what qemu-img refuses; those of the reads and of the reply.
@@ -23,7 +24,11 @@ pub fn info<E: Env>(request: &Request, env: &mut E) -> Result<End, Error> {
     let Op::Info { image: id } = request.op else { return Err(Error::WrongOp) };
     let mut parts =
         Parts { request, cache: Cache::new(), budget: Budget::from(request.budget), reply: Reply::default() };
-    let opened = parts.with_store(env, |store| open_layer(store, request, id))?;
+    let mut needs = Vec::new();
+    let opened = parts.with_store(env, |store| open_layer(store, request, id, &mut needs))?;
+    if !needs.is_empty() {
+        return super::ask(env, needs);
+    }
     match &opened.driver {
         Driver::Raw(image) => parts.reply.push(env, &Frame::Image(raw_facts(image)))?,
         Driver::Qcow2(image) => qcow2_info(&mut parts, env, image, opened.part)?,
@@ -56,9 +61,14 @@ impl Parts<'_> {
     }
 }
 
-fn open_layer(io: &mut dyn ReadAt, request: &Request, id: LayerId) -> Result<Opened, Error> {
+/// The layer, with the files that hold its content: their sizes are what there is to tell.
+fn open_layer(io: &mut dyn ReadAt, request: &Request, id: LayerId, needs: &mut Vec<Need>) -> Result<Opened, Error> {
     let layer = usize::try_from(id.0).ok().and_then(|index| request.layers.get(index));
-    open(io, id, layer.ok_or(Error::WrongOp)?)
+    let mut opened = open(io, id, layer.ok_or(Error::WrongOp)?)?;
+    if let Driver::Blocks(image) = &mut opened.driver {
+        *needs = attach_files(&mut opened.part.view(io), request, id, &mut **image)?;
+    }
+    Ok(opened)
 }
 
 fn raw_facts(image: &impl Image) -> facts::Image {

@@ -25,6 +25,7 @@ fn tree(nodes: &[Node]) -> Json {
                 Value::Number(value) => json!(value),
                 Value::Text(value) => json!(text(value)),
                 Value::FileName => json!("FILE"),
+                Value::NamedFile(name) => json!(text(name)),
             };
             members.push((text(&node.key), value));
         }
