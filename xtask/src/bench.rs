@@ -5,6 +5,7 @@ use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike as _;
 use std::fs::{self, File};
 use std::io::Write as _;
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -118,6 +119,26 @@ const CASES: &[Case] = &[
         ..COPY
     },
     Case {
+        name: "streamOptimized to raw",
+        arguments: &["convert", "-f", "vmdk", "-O", "raw", "stream.vmdk", "out"],
+        gate: (0.8, 2.0),
+        ..DECODE
+    },
+    Case { name: "vhdx to raw", arguments: &["convert", "-f", "vhdx", "-O", "raw", "mixed.vhdx", "out"], ..DECODE },
+    Case {
+        name: "compare, 1 GiB",
+        arguments: &["compare", "-f", "raw", "-F", "qcow2", "data.raw", "data.qcow2"],
+        gate: (1.1, 2.0),
+        ..INFO
+    },
+    Case {
+        name: "map, 29,000 extents",
+        arguments: &["map", "--output=json", "-f", "qcow2", "fragments.qcow2"],
+        gate: (1.0, 2.0),
+        ..INFO
+    },
+    Case { name: "measure", arguments: &["measure", "-f", "qcow2", "-O", "qcow2", "data.qcow2"], ..INFO },
+    Case {
         name: "100 images of 8 MiB",
         arguments: &["convert", "-f", "raw", "-O", "qcow2", "small.raw", "out"],
         gate: (1.2, 2.0),
@@ -224,12 +245,22 @@ fn make_images(directory: &Path) -> Result<()> {
         file.write_all(&block)?;
     }
     drop(file);
+    // 4 KiB of content, 4 KiB of nothing.
+    let fragments = File::create(directory.join("fragments.raw"))?;
+    for index in 0..29_000 {
+        fragments.write_all_at(&block[..4096], index * 8192)?;
+    }
+    drop(fragments);
     const SCRIPT: &str = "
         qemu-img convert -f raw -O qcow2 data.raw data.qcow2
         head -c 8M data.raw >small.raw
         (seq 1 9000000; head -c 60M data.raw) | head -c 128M >mixed.raw
         qemu-img convert -c -f raw -O qcow2 mixed.raw zlib.qcow2
         qemu-img convert -c -f raw -O qcow2 -o compression_type=zstd mixed.raw zstd.qcow2
+        qemu-img convert -f raw -O vmdk -o subformat=streamOptimized mixed.raw stream.vmdk
+        qemu-img convert -f raw -O vhdx mixed.raw mixed.vhdx
+        qemu-img convert -f raw -O qcow2 -o cluster_size=4k fragments.raw fragments.qcow2
+        rm fragments.raw
         truncate -s 100G sparse.raw
         for at in 0 10 20 30 40 50 60 70 80 90; do
             dd if=data.raw of=sparse.raw bs=1M count=4 seek=$((at * 1024)) conv=notrunc status=none
