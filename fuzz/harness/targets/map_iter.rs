@@ -129,7 +129,7 @@ impl Job {
 
     fn measure(&self, target: TargetFormat) -> Measured {
         let content = MeasuredContent::Image { image: LAYER, snapshot: None };
-        let op = Op::Measure(Measure { content, target, luks_len: 0, is_preallocated: false });
+        let op = Op::Measure(Measure { content, target, luks_key_len: 0, is_preallocated: false });
         let frames = self.run(&self.request(op, 1), ops::measure);
         // What was mapped can be measured, but for disks too large for the target.
         match frames.as_deref() {

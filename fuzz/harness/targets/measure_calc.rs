@@ -9,7 +9,7 @@ use instar_parsers::ops::measure;
 
 /// How large a new image becomes. Byte 0: log2 of the cluster size (8 plus mod 15); 1: log2 of the refcount's bits (mod
 /// 8); 2: bit 0 extended L2, bit 1 version 2, bit 2 all of it allocated, bit 3 raw; 3 to 10: virtual size; 11 to 14: bytes
-/// of a LUKS header.
+/// of the key of a LUKS volume.
 pub fn measure_calc(data: &[u8]) {
     let mut script = Script::new(data);
     let (Some(cluster), Some(refcount), Some(flags), Some(size), Some(luks)) =
@@ -27,7 +27,7 @@ pub fn measure_calc(data: &[u8]) {
     let (is_preallocated, is_raw) = (flags & 4 != 0, flags & 8 != 0);
     let target = if is_raw { TargetFormat::Raw } else { TargetFormat::Qcow2(options.clone()) };
     let content = MeasuredContent::Size(size);
-    let op = Op::Measure(Measure { content, target, luks_len: luks.into(), is_preallocated });
+    let op = Op::Measure(Measure { content, target, luks_key_len: luks, is_preallocated });
     let request = Request {
         op,
         disks: Vec::new(),
@@ -52,13 +52,22 @@ pub fn measure_calc(data: &[u8]) {
     let [Frame::Measured(measured)] = machine.frames[..] else { panic!("{:?}", machine.frames) };
     let (required, full) = (measured.required, u128::from(measured.fully_allocated));
     if is_raw {
-        assert_eq!((required, full), (virtual_size + u64::from(luks), u128::from(required)));
+        assert_eq!((required, full), (virtual_size + slots(luks), u128::from(required)));
         return;
     }
     assert!(measured.bitmaps.is_none() && required <= measured.fully_allocated, "{measured:?}");
     let content = u128::from(virtual_size).next_multiple_of(1 << options.cluster_bits);
     assert_eq!(full - u128::from(required), if is_preallocated { 0 } else { content });
-    assert_eq!(full, u128::from(luks) + longest(&options, virtual_size), "{options:?} {virtual_size}");
+    assert_eq!(
+        full,
+        u128::from(slots(luks).next_multiple_of(1 << options.cluster_bits)) + longest(&options, virtual_size),
+        "{options:?} {virtual_size}"
+    );
+}
+
+/// Bytes before the content of a LUKS volume, in sectors as its specification counts.
+fn slots(key_len: u32) -> u64 {
+    if key_len == 0 { 0 } else { (8 + 8 * (u64::from(key_len) * 4000).div_ceil(512).next_multiple_of(8)) * 512 }
 }
 
 /// An image with content everywhere, counted cluster by cluster in wide numbers: header, tables, refcounts of all of it.

@@ -75,8 +75,8 @@ pub struct Measure {
     pub content: MeasuredContent,
     /// In what: [`TargetFormat::Raw`] or [`TargetFormat::Qcow2`], whose files are not looked at.
     pub target: TargetFormat,
-    /// Bytes of a LUKS header before the content; 0: there is none.
-    pub luks_len: u64,
+    /// Bytes of the key of a LUKS volume that the content would be in; 0: it would be in none.
+    pub luks_key_len: u32,
     /// All of the target is allocated when it is made.
     pub is_preallocated: bool,
 }

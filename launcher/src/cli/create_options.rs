@@ -123,6 +123,18 @@ impl Given {
         self.0.is_empty()
     }
 
+    /// All of them, in order.
+    #[must_use]
+    pub fn all(&self) -> &[(String, Vec<u8>)] {
+        &self.0
+    }
+
+    /// `encrypt.format`.
+    #[must_use]
+    pub fn encryption(&self) -> Option<&[u8]> {
+        self.text("encrypt.format")
+    }
+
     fn text(&self, key: &str) -> Option<&[u8]> {
         self.0.iter().find(|(known, _)| known == key).map(|(_, value)| value.as_slice())
     }

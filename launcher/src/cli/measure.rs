@@ -9,6 +9,7 @@ use super::image_options::{
     ALLOW_BACKING, FORCE_SHARE, FORMAT, IMAGE_OPTS, OBJECT, OUTPUT, check_object, image_name, policy, reading,
     wants_json,
 };
+use super::luks_options;
 use super::terminal::Terminal;
 use crate::disk::bytes::CacheMode;
 use crate::job::name::Reading;
@@ -36,7 +37,7 @@ pub(super) const GRAMMAR: Grammar = Grammar {
             short: Some('O'),
             long: &["target-format"],
             value: Some("FMT"),
-            help: "format of the new image: raw (default) or qcow2",
+            help: "format of the new image: raw (default), qcow2 or luks",
             support: Support::Full,
         },
         Opt {
@@ -76,6 +77,7 @@ pub(super) const GRAMMAR: Grammar = Grammar {
 struct Typed {
     content: Content,
     target: TargetFormat,
+    luks_key_len: u32,
     is_preallocated: bool,
     is_json: bool,
 }
@@ -107,7 +109,12 @@ pub(super) fn run(mode: Mode, args: &[OsString], machine: &mut dyn Machine, term
             }
         }
     };
-    let measure = Measure { content, target: typed.target, luks_len: 0, is_preallocated: typed.is_preallocated };
+    let measure = Measure {
+        content,
+        target: typed.target,
+        luks_key_len: typed.luks_key_len,
+        is_preallocated: typed.is_preallocated,
+    };
     let (op, cache, raw_gate) = (Op::Measure(measure), CacheMode::Writeback, mode.raw_gate());
     let meant = read::Meant { op, images, cache, raw_gate, lanes: 1 };
     let mut measured = None;
@@ -146,8 +153,8 @@ impl Typed {
             ([], None) => return alone("Either --size N or one filename must be specified."),
             _ => return alone("At most one filename argument is allowed."),
         };
-        let (target, is_preallocated) = target(parsed)?;
-        Ok(Self { content, target, is_preallocated, is_json })
+        let (target, luks_key_len, is_preallocated) = target(parsed)?;
+        Ok(Self { content, target, luks_key_len, is_preallocated, is_json })
     }
 }
 
@@ -165,6 +172,17 @@ fn image_size(typed: &OsStr) -> Result<u64, UsageError> {
     }
 }
 
+/// What is wrong with the options of a format, and that they are its.
+fn in_format(error: UsageError, format: Format) -> UsageError {
+    match error {
+        UsageError::Words { text, try_line } if !text.contains(" is unexpected") => {
+            let text = format!("{text}\nqemu-img: Invalid options for file format '{}'", format.name());
+            UsageError::Words { text, try_line }
+        }
+        error => error,
+    }
+}
+
 /// qemu-img's words speak of options as they are typed here, and elsewhere of the fields they become.
 fn words(text: &str) -> UsageError {
     let text = match text.strip_prefix("Parameter 'preallocation' does not accept value '") {
@@ -175,11 +193,14 @@ fn words(text: &str) -> UsageError {
 }
 
 /// The new image's format, and whether all of it is allocated when it is made.
-fn target(parsed: &Parsed) -> Result<(TargetFormat, bool), UsageError> {
+fn target(parsed: &Parsed) -> Result<(TargetFormat, u32, bool), UsageError> {
     let name = parsed.last("output-format").map_or(b"raw".as_slice(), OsStr::as_encoded_bytes);
     let format = match Format::from_name(name) {
         Some(format @ (Format::Raw | Format::Qcow2)) => format,
-        Some(Format::Luks) => return Err(UsageError::NotYet { what: "target format 'luks'".to_owned() }),
+        Some(Format::Luks) => {
+            let given = luks_options::given(parsed).map_err(|error| in_format(error, Format::Luks))?;
+            return Ok((TargetFormat::Raw, luks_options::key_len(parsed, "", &given)?, false));
+        }
         Some(format) if format != Format::Iso => {
             let text = format!("Block driver '{}' does not support size measurement", format.name());
             return Err(UsageError::alone(text));
@@ -188,23 +209,21 @@ fn target(parsed: &Parsed) -> Result<(TargetFormat, bool), UsageError> {
     };
     let mut given = Given::default();
     for list in parsed.all("options") {
-        given.add(list, format).map_err(|error| match error {
-            UsageError::Words { text, try_line } => {
-                let text = format!("{text}\nqemu-img: Invalid options for file format '{}'", format.name());
-                UsageError::Words { text, try_line }
-            }
-            error => error,
-        })?;
+        given.add(list, format).map_err(|error| in_format(error, format))?;
     }
     let is_full = matches!(given.preallocation(format, words)?, Preallocation::Falloc | Preallocation::Full);
     if format == Format::Raw {
-        return Ok((TargetFormat::Raw, is_full));
+        return Ok((TargetFormat::Raw, 0, is_full));
     }
+    let luks_key_len = match given.encryption() {
+        Some(b"luks") => luks_options::key_len(parsed, "encrypt.", given.all())?,
+        _ => 0,
+    };
     let (file, _) = given.backing();
     let options = given.qcow2(file.is_some(), words)?;
     // Nobody opens it: that there is one counts.
     let backing = file.map(|name| NewBacking { name: name.to_vec(), format: Vec::new(), layer: LayerId(0) });
-    Ok((TargetFormat::Qcow2(Qcow2Options { backing, ..options }), is_full))
+    Ok((TargetFormat::Qcow2(Qcow2Options { backing, ..options }), luks_key_len, is_full))
 }
 
 fn text(measured: &Measured, is_json: bool) -> String {

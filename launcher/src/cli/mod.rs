@@ -21,6 +21,7 @@ mod help;
 mod image;
 mod image_options;
 mod info;
+mod luks_options;
 mod map;
 mod measure;
 mod progress;

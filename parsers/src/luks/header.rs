@@ -213,3 +213,19 @@ impl Header {
         Self::try_from(&zerocopy::transmute!(*bytes))
     }
 }
+/// Bytes that QEMU puts before the content of a new volume with a key of `key_len` bytes: a header, and eight slots of
+/// the key in 4000 stripes, each of whole 4 KiB. 0 for no key.
+///
+/// # Source
+/// LUKS1 On-Disk Format Specification 1.2.3, 2.4; what `qemu-img measure` says of each cipher.
+#[must_use]
+pub const fn header_len(key_len: u32) -> u64 {
+    const UNIT: u64 = 4096;
+    const STRIPES: u64 = 4000;
+    const SLOTS: u64 = 8;
+    if key_len == 0 {
+        return 0;
+    }
+    let slot = (key_len as u64).saturating_mul(STRIPES).div_ceil(UNIT).saturating_mul(UNIT);
+    slot.saturating_mul(SLOTS).saturating_add(UNIT)
+}

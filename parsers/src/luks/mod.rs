@@ -9,4 +9,4 @@
 mod header;
 mod wire;
 
-pub use header::{Header, Slot};
+pub use header::{Header, Slot, header_len};

@@ -1,11 +1,12 @@
 //! measure: tell how large a new image would be.
 //!
 //! # Source
-//! `qcow2_measure` and `raw_measure` of QEMU 10.0.
+//! `qcow2_measure`, `raw_measure` and `block_crypto_measure` of QEMU 10.0.
 
 use super::{Reply, ask, open_chain};
 use crate::align;
 use crate::image::{Chain, Image as _, Resolved};
+use crate::luks;
 use crate::qcow2::Qcow2;
 use crate::qcow2::create::{Layout, bitmaps_len, full_len};
 use crate::store::{Budget, Cache, Queue, ReadAt, Store};
@@ -45,13 +46,14 @@ pub fn measure<E: Env>(request: &Request, env: &mut E) -> Result<End, Error> {
     let virtual_size = virtual_size.filter(|size| i64::try_from(*size).is_ok());
     let virtual_size =
         virtual_size.ok_or(Error::Target(TargetError::TooLarge { virtual_size: u64::MAX, max: i64::MAX as u64 }))?;
+    let luks_len = luks::header_len(measure.luks_key_len);
     let measured = match &measure.target {
         TargetFormat::Raw => {
-            let len = virtual_size.saturating_add(measure.luks_len);
+            let len = virtual_size.saturating_add(luks_len);
             Measured { required: len, fully_allocated: len, bitmaps: None }
         }
         TargetFormat::Qcow2(options) => {
-            let target = Target::new(measure, options, virtual_size)?;
+            let target = Target::new(measure, options, virtual_size, luks_len)?;
             with_store(request, env, &mut budget, |store| target.measure(store, source.as_mut(), virtual_size))?
         }
         TargetFormat::Existing { .. } => return Err(Error::Target(TargetError::Unsupported)),
@@ -82,14 +84,16 @@ struct Target {
 }
 
 impl Target {
-    fn new(measure: &Measure, options: &Qcow2Options, virtual_size: u64) -> Result<Self, Error> {
+    fn new(measure: &Measure, options: &Qcow2Options, virtual_size: u64, luks_len: u64) -> Result<Self, Error> {
         let layout = Layout::try_from(options).map_err(Error::Target)?;
         let max = layout.virtual_size_max();
         let error = Error::Target(TargetError::TooLarge { virtual_size, max });
         if virtual_size > max {
             return Err(error);
         }
-        let len = full_len(layout, virtual_size).and_then(|len| len.checked_add(measure.luks_len));
+        // The header is in clusters of its own.
+        let luks_len = align::up(luks_len, layout.cluster_size()).unwrap_or(u64::MAX);
+        let len = full_len(layout, virtual_size).and_then(|len| len.checked_add(luks_len));
         let is_full = measure.is_preallocated || options.backing.is_some();
         Ok(Self { layout, fully_allocated: len.ok_or(error)?, is_full })
     }
