@@ -90,3 +90,86 @@ fn a_parent_that_was_changed_is_refused_as_by_qemu_img() {
         assert_eq!(output.status.code(), Some(1), "{program:?}: {}", String::from_utf8_lossy(&output.stderr));
     }
 }
+
+/// Files with content are the gate's to allow: info describes an image without those that it refuses, and nothing reads it.
+#[test]
+fn extents_outside_are_listed_and_not_opened() {
+    let Some(instar) = instar(&["qemu-img"]) else { return };
+    let directory = scratch();
+    let directory = directory.path();
+    make(
+        directory,
+        "mkdir in; head -c 64k /dev/urandom >outside; cp outside in/inside; cd in; \
+         printf '# Disk DescriptorFile\\nversion=1\\nCID=1\\nparentCID=ffffffff\\ncreateType=\"vmfs\"\\nRW 128 VMFS \"inside\"\\n\
+         RW 128 VMFS \"../outside\"\\nRW 128 VMFS \"/etc/passwd\"\\n' >a.vmdk",
+    );
+    let info = run(directory, &instar, &["info", "in/a.vmdk"]);
+    let text = String::from_utf8_lossy(&info.stdout).into_owned();
+    assert_eq!(info.status.code(), Some(0), "{}", String::from_utf8_lossy(&info.stderr));
+    for line in ["virtual size: 192 KiB (196608 bytes)", "filename: in/../outside", "filename: /etc/passwd"] {
+        assert!(text.contains(line), "{line}: {text}");
+    }
+    assert!(text.contains("Child node '/extents.0'") && !text.contains("Child node '/extents.1'"), "{text}");
+    for arguments in
+        [&["convert", "-O", "raw", "in/a.vmdk", "out"][..], &["map", "in/a.vmdk"], &["measure", "in/a.vmdk"]]
+    {
+        let output = run(directory, &instar, arguments);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.code() == Some(1) && said.contains("outside the directories"), "{arguments:?}: {said}");
+    }
+    let allowed = run(directory, &instar, &["map", "--allow-backing", ".", "--allow-backing", "/etc", "in/a.vmdk"]);
+    assert_eq!(allowed.status.code(), Some(0), "{}", String::from_utf8_lossy(&allowed.stderr));
+    make(directory, "rm in/inside");
+    for program in [&instar, Path::new("qemu-img")] {
+        let output = run(directory, program, &["info", "in/a.vmdk"]);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(said.contains("Could not open 'in/a.vmdk': Could not open 'in/inside': No such file"), "{said}");
+        assert_eq!(output.status.code(), Some(1));
+    }
+}
+
+/// qemu-img reads a differencing VHD as if it had no parent.
+#[test]
+fn a_differencing_disk_is_composed_or_refused() {
+    let Some(instar) = instar(&["qemu-img"]) else { return };
+    let directory = scratch();
+    let directory = directory.path();
+    make(
+        directory,
+        "seq 1 300000 >text; truncate -s 5M text; qemu-img convert -f raw -O vpc -o force_size=on text base.vhd; \
+         qemu-img create -q -f vpc -o force_size=on child.vhd 5M",
+    );
+    let base = std::fs::read(directory.join("base.vhd")).expect("made");
+    let mut child = std::fs::read(directory.join("child.vhd")).expect("made");
+    let sign = |bytes: &mut [u8], at: usize| {
+        bytes[at..at + 4].fill(0);
+        let sum = !bytes.iter().map(|&byte| u32::from(byte)).sum::<u32>();
+        bytes[at..at + 4].copy_from_slice(&sum.to_be_bytes());
+    };
+    child[60..64].copy_from_slice(&4u32.to_be_bytes());
+    sign(&mut child[..512], 64);
+    child[512 + 40..512 + 56].copy_from_slice(&base[68..84]);
+    let name: Vec<u8> = "D:\\images\\base.vhd".encode_utf16().flat_map(u16::to_be_bytes).collect();
+    child[512 + 64..512 + 64 + name.len()].copy_from_slice(&name);
+    sign(&mut child[512..1536], 36);
+    std::fs::write(directory.join("child.vhd"), child).expect("writable");
+    let said = |arguments: &[&str]| {
+        let output = run(directory, &instar, arguments);
+        let text = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
+        (output.status.code(), text)
+    };
+    let (code, text) = said(&["info", "child.vhd"]);
+    assert!(code == Some(0) && text.contains("backing file: base.vhd\nbacking file format: vpc\n"), "{text}");
+    assert_eq!(said(&["compare", "child.vhd", "base.vhd"]), (Some(0), "Images are identical.\n".to_owned()));
+    assert_eq!(said(&["convert", "-O", "raw", "child.vhd", "out"]).0, Some(0));
+    make(directory, "cmp out text; rm base.vhd");
+    for arguments in [
+        &["convert", "-O", "raw", "child.vhd", "out"][..],
+        &["map", "child.vhd"],
+        &["measure", "child.vhd"],
+        &["dd", "if=child.vhd", "of=o"],
+    ] {
+        let (code, text) = said(arguments);
+        assert!(code == Some(1) && text.contains("base.vhd"), "{arguments:?}: {text}");
+    }
+}

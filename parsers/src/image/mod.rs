@@ -1,15 +1,19 @@
 //! Images as extents: the one description that every operation walks over.
 
+mod bits;
 mod blocks;
 mod chain;
 mod extent;
+mod foreign;
 mod open;
 mod status;
 mod tree;
 
+pub use bits::{BitOrder, run_of_bits};
 pub use blocks::{Blocks, FileOf, Layered, backing, entry, padded_len, uniform};
 pub use chain::{Chain, Mapped, Resolved, attach_files};
 pub use extent::{Codec, Extent, Kind};
+pub use foreign::{beside, text_of_utf16};
 pub use open::{Driver, Opened, open};
 pub use tree::Tree;
 

@@ -1,6 +1,7 @@
 //! A machine for tests: disks in memory or in files, one lane or several, with faults on purpose.
 
 mod builder;
+pub mod foreign;
 mod machine;
 mod qemu;
 

@@ -1,5 +1,6 @@
 //! The metadata region: what kind of disk it is.
 
+use super::parent::{self, Parent};
 use super::{check_sizes, wire};
 use crate::align;
 use crate::image::Layered;
@@ -18,7 +19,6 @@ const REQUIRED: u32 = 4;
 const HAS_PARENT: u32 = 2;
 
 /// What the items say. Having one proves: block and sector size are powers of two within their bounds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Metadata {
     /// Bytes of a block.
     pub block_size: u64,
@@ -26,6 +26,8 @@ pub struct Metadata {
     pub sector_size: u64,
     /// Virtual size in bytes.
     pub virtual_size: u64,
+    /// The parent of a differencing disk.
+    pub parent: Option<Parent>,
 }
 
 impl Metadata {
@@ -40,12 +42,15 @@ impl Metadata {
         layered.check(table.signature == wire::METADATA_SIGNATURE, broken)?;
         let entries = entries.chunks_exact(size_of::<Item>());
         layered.check(usize::from(table.count.get()) <= entries.len(), broken)?;
-        let mut found = [None; 6];
+        let mut found = [const { None::<Range<u64>> }; 6];
         for (index, entry) in (0u64..).zip(entries).take(table.count.get().into()) {
             let Ok(item) = Item::read_from_bytes(entry) else { break };
             let known = KNOWN.iter().position(|id| *id == item.id);
             match known.and_then(|known| found.get_mut(known)) {
-                Some(slot @ None) => *slot = Some(region.start.saturating_add(item.offset.get().into())),
+                Some(slot @ None) => {
+                    let start = region.start.saturating_add(item.offset.get().into());
+                    *slot = Some(start..start.saturating_add(item.len.get().into()));
+                }
                 Some(Some(_)) => {
                     let found = item.offset.get().into();
                     return Err(layered.error(BlockError::Entry { structure: Structure::Metadata, index, found }));
@@ -55,16 +60,21 @@ impl Metadata {
                 }
             }
         }
-        let [Some(file), Some(size), Some(_), Some(logical), Some(_), _] = found else {
+        let [Some(file), Some(size), Some(_), Some(logical), Some(_), locator] = found else {
             return Err(layered.error(BlockError::Truncated { structure: Structure::Metadata }));
         };
-        let [block_size, flags] = io.read_wire::<[U32; 2]>(disk, file)?;
-        layered.check(flags.get() & HAS_PARENT == 0, BlockError::Differencing)?;
+        let [block_size, flags] = io.read_wire::<[U32; 2]>(disk, file.start)?;
+        let parent = match locator {
+            _ if flags.get() & HAS_PARENT == 0 => None,
+            Some(locator) => Some(parent::read(io, layered, disk, &locator)?),
+            None => return Err(layered.error(BlockError::Differencing)),
+        };
         let metadata = Self {
             block_size: block_size.get().into(),
-            sector_size: io.read_wire::<U32>(disk, logical)?.get().into(),
+            sector_size: io.read_wire::<U32>(disk, logical.start)?.get().into(),
             // Counted in sectors, as in QEMU.
-            virtual_size: align::down(io.read_wire::<U64>(disk, size)?.get(), SECTOR_LEN),
+            virtual_size: align::down(io.read_wire::<U64>(disk, size.start)?.get(), SECTOR_LEN),
+            parent,
         };
         check_sizes(layered, &metadata)?;
         Ok(metadata)

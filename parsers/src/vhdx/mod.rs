@@ -1,4 +1,4 @@
-//! VHDX: fixed and dynamic.
+//! VHDX: fixed, dynamic and differencing.
 //!
 //! ```text
 //! 0        file identifier
@@ -7,25 +7,30 @@
 //! 1 MiB …  log, metadata, table, blocks
 //! ```
 //!
-//! A log that must be replayed first and a differencing image are refused, as in QEMU.
+//! What the log holds is read as if it had been replayed ([`log`]). Of a differencing image a block may be there in part: a bitmap
+//! tells which sectors, the others are the parent's.
 //!
 //! # Source
 //! Microsoft, MS-VHDX 2016; what is refused as QEMU 10.0's `block/vhdx.c`.
 
+mod log;
 mod metadata;
+mod parent;
 mod wire;
 
 use crate::align;
-use crate::image::{Blocks, Extent, Kind, Layered, entry, uniform};
+use crate::image::{BitOrder, Blocks, Extent, Kind, Layered, entry, run_of_bits, uniform};
 use crate::store::ReadAt;
 use alloc::vec::Vec;
 use core::ops::Range;
-use instar_abi::error::{BlockError, Error, Field, Structure};
-use instar_abi::facts;
+use instar_abi::error::{BlockError, Error, Field, Identity, Structure};
+use instar_abi::facts::{self, Backing};
 use instar_abi::format::Format;
 use instar_abi::request::{DiskId, LayerId};
+use log::{Log, Replayed};
 use metadata::Metadata;
-use wire::{Header, LogEntry, Region, RegionTable};
+use parent::Parent;
+use wire::{Header, Region, RegionTable};
 use zerocopy::{FromBytes, IntoBytes};
 
 /// What regions and blocks are aligned to.
@@ -35,19 +40,25 @@ const CHUNK_SECTORS: u64 = 1 << 23;
 /// States of a block, in the low bits of its entry.
 mod state {
     pub const MASK: u64 = 7;
+    pub const NOT_PRESENT: u64 = 0;
     pub const FULLY_PRESENT: u64 = 6;
     pub const PARTIALLY_PRESENT: u64 = 7;
 }
 
 static CRC: crc::Crc<u32> = crc::Crc::<u32>::new(&crc::CRC_32_ISCSI);
 
-/// A VHDX. Having one proves: a header, a region table and the metadata are sound, the log is empty, and the table has an
+/// A VHDX. Having one proves: a header, a region table, the metadata and what is used of the log are sound, and the table has an
 /// entry for every block.
 pub struct Vhdx {
     layered: Layered,
     disk: DiskId,
     facts: facts::Image,
     block_size: u64,
+    sector_size: u64,
+    /// Identifier of the content.
+    id: [u8; 16],
+    parent: Option<Parent>,
+    log: Option<Log>,
     /// Blocks between two entries of the table that are no blocks.
     chunk_blocks: u64,
     table_offset: u64,
@@ -72,18 +83,25 @@ impl Vhdx {
         if header.log_len.get() > 0 {
             taken.push(log.clone());
         }
-        layered.check(!has_log(io, disk, &header, log)?, BlockError::Log)?;
+        let log = Log::read(io, layered, disk, &header, &log)?;
+        let io: &mut dyn ReadAt = &mut Replayed::new(io, disk, log.as_ref());
         let [table, metadata] = regions(io, layered, disk, &mut taken)?;
         let metadata = Metadata::read(io, layered, disk, &metadata)?;
-        let Metadata { block_size, sector_size, virtual_size } = metadata;
+        let Metadata { block_size, sector_size, virtual_size, parent } = metadata;
         let chunk_blocks = align::units(CHUNK_SECTORS.saturating_mul(sector_size), block_size).max(1);
         let blocks = virtual_size.div_ceil(block_size);
-        let between = align::units(blocks.saturating_sub(1), chunk_blocks);
-        let needed = blocks.saturating_add(between);
+        let needed = match parent {
+            // The last chunk has its bitmap, too.
+            Some(_) => blocks.div_ceil(chunk_blocks).saturating_mul(chunk_blocks.saturating_add(1)),
+            None => blocks.saturating_add(align::units(blocks.saturating_sub(1), chunk_blocks)),
+        };
         let entries = align::units(table.end.saturating_sub(table.start), 8);
         layered.check(needed <= entries, BlockError::TableShort { entries, needed })?;
-        let facts = layered.facts(virtual_size, Some(block_size));
-        Ok(Self { layered, disk, facts, block_size, chunk_blocks, table_offset: table.start, taken })
+        let backing =
+            parent.as_ref().map(|parent| Backing { name: parent.name.clone(), format: Some(b"vhdx".to_vec()) });
+        let facts = facts::Image { backing, ..layered.facts(virtual_size, Some(block_size)) };
+        let (table_offset, id) = (table.start, header.data_write_id);
+        Ok(Self { layered, disk, facts, block_size, sector_size, id, parent, log, chunk_blocks, table_offset, taken })
     }
 }
 
@@ -127,40 +145,6 @@ fn check_log(layered: Layered, header: &Header) -> Result<(), Error> {
     let len = header.log_len.get().into();
     let is_len = header.log_id == [0; 16] || align::within(len, ALIGNMENT) == 0;
     layered.check(is_len, BlockError::Field { field: Field::LogSize, found: len })
-}
-
-/// Whether the log has a sound entry that counts.
-fn has_log(io: &mut dyn ReadAt, disk: DiskId, header: &Header, log: Range<u64>) -> Result<bool, Error> {
-    const STEP: u64 = 4 << 10;
-    if header.log_id == [0; 16] {
-        return Ok(false);
-    }
-    let mut at = log.start;
-    while at < log.end {
-        io.budget().take_steps(1)?;
-        let entry: LogEntry = io.read_wire(disk, at)?;
-        if entry.signature == wire::LOG_SIGNATURE && entry.log_id == header.log_id && entry.sequence.get() > 0 {
-            let len = u64::from(entry.len.get());
-            let is_len = align::within(len, STEP) == 0 && len > 0 && len <= log.end.saturating_sub(log.start);
-            if is_len && is_entry_sound(io, disk, at, len, &log)? {
-                return Ok(true);
-            }
-        }
-        at = at.saturating_add(STEP);
-    }
-    Ok(false)
-}
-
-/// Whether an entry, which may go on at the log's start, has the checksum that it says.
-fn is_entry_sound(io: &mut dyn ReadAt, disk: DiskId, at: u64, len: u64, log: &Range<u64>) -> Result<bool, Error> {
-    let mut bytes = io.read_vec(disk, at, usize::try_from(len).unwrap_or(0))?;
-    let inside = usize::try_from(log.end.saturating_sub(at)).unwrap_or(usize::MAX);
-    if let Some(wrapped) = bytes.get_mut(inside..) {
-        io.read_padded(disk, log.start, wrapped)?;
-    }
-    io.budget().give_heap(len);
-    let said = LogEntry::read_from_prefix(&bytes).map(|(entry, _)| entry.checksum.get());
-    Ok(said == Ok(checksum(&bytes)))
 }
 
 /// Block allocation table and metadata, by the first sound region table; all regions are added to `taken`.
@@ -219,34 +203,80 @@ impl Blocks for Vhdx {
         &self.facts
     }
 
+    fn identity(&self) -> Option<Identity> {
+        Some(Identity::Id(self.id))
+    }
+
+    fn parent_identities(&self) -> Vec<Identity> {
+        self.parent.iter().flat_map(|parent| &parent.ids).copied().map(Identity::Id).collect()
+    }
+
     fn block_at(&self, io: &mut dyn ReadAt, at: u64) -> Result<Extent, Error> {
-        uniform(at, self.block_size, |index| self.block(io, index))
+        let io: &mut dyn ReadAt = &mut Replayed::new(io, self.disk, self.log.as_ref());
+        let index = align::units(at, self.block_size);
+        let (found, offset) = self.entry(io, index.saturating_add(align::units(index, self.chunk_blocks)))?;
+        let uniform = |kind| uniform(at, self.block_size, |_| Ok(kind));
+        match found {
+            state::FULLY_PRESENT => uniform(Kind::Data { disk: self.disk, offset }),
+            state::PARTIALLY_PRESENT => self.partial(io, index, offset, at),
+            state::NOT_PRESENT if self.parent.is_some() => uniform(Kind::Hole),
+            _ => uniform(Kind::Zero),
+        }
     }
 }
 
 impl Vhdx {
-    fn block(&self, io: &mut dyn ReadAt, index: u64) -> Result<Kind, Error> {
-        let entry_index = index.saturating_add(align::units(index, self.chunk_blocks));
-        let found = u64::from_le_bytes(entry(io, self.disk, self.table_offset, entry_index)?);
-        let offset = align::down(found, ALIGNMENT);
-        let error = BlockError::Entry { structure: Structure::Table, index: entry_index, found };
-        match found & state::MASK {
-            state::FULLY_PRESENT => {
-                let range = offset..offset.saturating_add(self.block_size);
-                let is_sound = is_free(&self.taken, &range) && offset < io.len(self.disk);
-                self.layered.check(is_sound, error)?;
-                Ok(Kind::Data { disk: self.disk, offset })
-            }
-            // Only a differencing image has any.
-            state::PARTIALLY_PRESENT => Err(self.layered.error(error)),
-            _ => Ok(Kind::Zero),
+    /// State and place of what an entry of the table stands for. A place that counts is one for as much as there is.
+    fn entry(&self, io: &mut dyn ReadAt, index: u64) -> Result<(u64, u64), Error> {
+        let found = u64::from_le_bytes(entry(io, self.disk, self.table_offset, index)?);
+        let (kind, offset) = (found & state::MASK, align::down(found, ALIGNMENT));
+        // An entry of a chunk's last place is a bitmap's.
+        let is_bitmap = align::within(index, self.chunk_blocks.saturating_add(1)) == self.chunk_blocks;
+        let len = if is_bitmap { ALIGNMENT } else { self.block_size };
+        let is_there = match kind {
+            state::FULLY_PRESENT => true,
+            state::PARTIALLY_PRESENT => !is_bitmap,
+            _ => false,
+        };
+        if is_there {
+            let range = offset..offset.saturating_add(len);
+            let is_sound = is_free(&self.taken, &range)
+                && offset < io.len(self.disk)
+                && (kind == state::FULLY_PRESENT || self.parent.is_some());
+            let error = BlockError::Entry { structure: Structure::Table, index, found };
+            self.layered.check(is_sound, error)?;
+            // Content is read past the log.
+            let is_logged = !is_bitmap && self.log.as_ref().is_some_and(|log| log.changes(&range));
+            self.layered.check(!is_logged, BlockError::Log)?;
         }
+        Ok((kind, offset))
+    }
+
+    /// The sectors around `at` of a block that is there in part, from `at` on.
+    fn partial(&self, io: &mut dyn ReadAt, index: u64, offset: u64, at: u64) -> Result<Extent, Error> {
+        let chunk = align::units(index, self.chunk_blocks);
+        let bitmap_index = chunk.saturating_mul(self.chunk_blocks.saturating_add(1)).saturating_add(self.chunk_blocks);
+        let (found, bitmap) = self.entry(io, bitmap_index)?;
+        let error = BlockError::Entry { structure: Structure::Bitmap, index: bitmap_index, found };
+        self.layered.check(found == state::FULLY_PRESENT, error)?;
+        let block_sectors = align::units(self.block_size, self.sector_size);
+        let first = align::units(align::within(at, self.block_size), self.sector_size);
+        let in_chunk = align::within(index, self.chunk_blocks).saturating_mul(block_sectors).saturating_add(first);
+        let left = block_sectors.saturating_sub(first);
+        let (is_here, len) = run_of_bits(io, (self.disk, bitmap), BitOrder::LowestFirst, in_chunk, left)?;
+        let within = first.saturating_mul(self.sector_size);
+        let kind = match is_here {
+            true => Kind::Data { disk: self.disk, offset: offset.saturating_add(within) },
+            false => Kind::Hole,
+        };
+        let start = index.saturating_mul(self.block_size).saturating_add(within);
+        Ok(Extent { start, len: len.saturating_mul(self.sector_size), kind })
     }
 }
 
 /// Bounds of the fields that metadata gives.
 fn check_sizes(layered: Layered, metadata: &Metadata) -> Result<(), Error> {
-    let Metadata { block_size, sector_size, virtual_size } = *metadata;
+    let Metadata { block_size, sector_size, virtual_size, .. } = *metadata;
     let is_size = block_size.is_power_of_two() && (ALIGNMENT..=256 << 20).contains(&block_size);
     layered.field(Field::BlockSize, block_size, is_size)?;
     layered.field(Field::SectorSize, sector_size, matches!(sector_size, 512 | 4096))?;

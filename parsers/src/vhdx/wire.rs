@@ -159,5 +159,58 @@ pub struct LogEntry {
     pub last_len: U64,
 }
 
+/// First bytes of a descriptor of zeros.
+pub const ZERO_SIGNATURE: [u8; 4] = *b"zero";
+/// First bytes of a descriptor of data.
+pub const DATA_SIGNATURE: [u8; 4] = *b"desc";
+/// First bytes of a sector of data.
+pub const SECTOR_SIGNATURE: [u8; 4] = *b"data";
+
+/// A descriptor of an entry of the log.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct LogDescriptor {
+    /// [`ZERO_SIGNATURE`] or [`DATA_SIGNATURE`].
+    pub signature: [u8; 4],
+    /// Of data: the last four bytes of the sector. Else zero.
+    pub trailing: U32,
+    /// Of data: the first eight bytes of the sector. Of zeros: how many bytes, a multiple of 4 KiB.
+    pub leading: U64,
+    /// Where in the file, a multiple of 4 KiB.
+    pub offset: U64,
+    /// The entry's.
+    pub sequence: U64,
+}
+
+/// Kind of a locator: the parent is a VHDX.
+pub const LOCATOR_KIND: [u8; 16] = guid(0xb04a_efb7, 0xd19e, 0x4a81, *b"\xb7\x89\x25\xb8\xe9\x44\x59\x13");
+
+/// The front of a parent locator; pairs follow.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct ParentLocator {
+    /// [`LOCATOR_KIND`].
+    pub kind: [u8; 16],
+    /// Zero.
+    pub reserved: U16,
+    /// Pairs.
+    pub count: U16,
+}
+
+/// A key and its value, UTF-16. Offsets count from the locator's start.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct Pair {
+    /// Where the key is.
+    pub key_offset: U32,
+    /// Where the value is.
+    pub value_offset: U32,
+    /// Bytes of the key.
+    pub key_len: U16,
+    /// Bytes of the value.
+    pub value_len: U16,
+}
+
+const _: () = assert!(size_of::<LogDescriptor>() == 32 && size_of::<ParentLocator>() == 20 && size_of::<Pair>() == 12);
 const _: () = assert!(size_of::<Header>() == 80 && size_of::<Region>() == 32 && size_of::<MetadataTable>() == 32);
 const _: () = assert!(size_of::<Item>() == 32 && size_of::<LogEntry>() == 64);

@@ -21,8 +21,6 @@ const NAME_LEN_MAX: usize = 1023;
 const KIND_LEN_MAX: usize = 127;
 /// Longest name of a file with content, in bytes, as in QEMU.
 const FILE_NAME_LEN_MAX: usize = 511;
-/// Longest word of an extent's line, as in QEMU.
-const WORD_LEN_MAX: usize = 10;
 
 /// What a descriptor says of the image.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -189,12 +187,11 @@ fn quoted(text: &[u8], len_max: usize) -> Option<&[u8]> {
     text.get(..len)
 }
 
-/// The first word of a line, and what follows it. One that is too long is none.
+/// The first word of a line, and what follows it.
 fn word(line: &[u8]) -> (&[u8], &[u8]) {
     let line = line.trim_ascii_start();
     let len = line.iter().position(u8::is_ascii_whitespace).unwrap_or(line.len());
-    let (word, rest) = line.split_at_checked(len).unwrap_or_default();
-    if len <= WORD_LEN_MAX { (word, rest) } else { (&[], &[]) }
+    line.split_at_checked(len).unwrap_or_default()
 }
 
 /// A decimal number that fits 63 bits.

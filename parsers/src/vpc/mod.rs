@@ -1,23 +1,26 @@
-//! VHD, by QEMU's name vpc: fixed and dynamic.
+//! VHD, by QEMU's name vpc: fixed, dynamic and differencing.
 //!
 //! ```text
 //! fixed     content | footer
 //! dynamic   copy of the footer | dynamic header | table | (bitmap | block) … | footer
 //! ```
 //!
-//! A differencing image is refused: what it does not hold is its parent's, and no chain names that one.
+//! A differencing image is a dynamic one whose bitmaps count: a sector without its bit is the parent's. It is never read without
+//! one.
 //!
 //! # Source
 //! Microsoft, "Virtual Hard Disk Image Format Specification", 2006; sizes and what is refused as QEMU 10.0's `block/vpc.c`.
 
+mod parent;
 mod wire;
 
 use crate::align;
-use crate::image::{Blocks, Extent, Kind, Layered, entry, padded_len, uniform};
+use crate::image::{BitOrder, Blocks, Extent, Kind, Layered, entry, padded_len, run_of_bits, uniform};
 use crate::store::ReadAt;
+use alloc::vec::Vec;
 use instar_abi::control::SECTOR_LEN;
-use instar_abi::error::{BlockError, Error, Field, Structure};
-use instar_abi::facts;
+use instar_abi::error::{BlockError, Error, Field, Identity, Structure};
+use instar_abi::facts::{self, Backing};
 use instar_abi::format::Format;
 use instar_abi::request::{DiskId, LayerId};
 use wire::{DynamicHeader, Footer};
@@ -34,6 +37,7 @@ pub struct Vpc {
     layered: Layered,
     disk: DiskId,
     facts: facts::Image,
+    id: [u8; 16],
     dynamic: Option<Dynamic>,
 }
 
@@ -41,6 +45,8 @@ pub struct Vpc {
 struct Dynamic {
     block_size: u32,
     table_offset: u64,
+    /// Identifier of the parent, of a differencing disk.
+    parent_id: Option<[u8; 16]>,
 }
 
 impl Dynamic {
@@ -74,15 +80,15 @@ impl Vpc {
         }
         layered
             .check(footer.checksum.get() == checksum(&footer), BlockError::Checksum { structure: Structure::Footer })?;
-        layered.check(footer.kind.get() != wire::DIFFERENCING, BlockError::Differencing)?;
         let virtual_size = virtual_size(&footer);
-        let dynamic = if is_front && footer.kind.get() != wire::FIXED {
-            Some(dynamic(io, layered, disk, &footer, virtual_size)?)
+        let (dynamic, backing) = if is_front && footer.kind.get() != wire::FIXED {
+            let (dynamic, backing) = dynamic(io, layered, disk, &footer, virtual_size)?;
+            (Some(dynamic), backing)
         } else {
-            None
+            (None, None)
         };
-        let facts = layered.facts(virtual_size, dynamic.as_ref().map(|dynamic| dynamic.block_size.into()));
-        Ok(Self { layered, disk, facts, dynamic })
+        let plain = layered.facts(virtual_size, dynamic.as_ref().map(|dynamic| dynamic.block_size.into()));
+        Ok(Self { layered, disk, facts: facts::Image { backing, ..plain }, id: footer.id, dynamic })
     }
 }
 
@@ -99,9 +105,11 @@ fn virtual_size(footer: &Footer) -> u64 {
 
 /// The complement of the sum of all bytes but the checksum's own.
 fn checksum(footer: &Footer) -> u32 {
-    let mut footer = *footer;
-    footer.checksum = 0.into();
-    !footer.as_bytes().iter().fold(0u32, |sum, byte| sum.wrapping_add((*byte).into()))
+    complement(Footer { checksum: 0.into(), ..*footer }.as_bytes())
+}
+
+fn complement(bytes: &[u8]) -> u32 {
+    !bytes.iter().fold(0u32, |sum, byte| sum.wrapping_add((*byte).into()))
 }
 
 fn dynamic(
@@ -110,21 +118,29 @@ fn dynamic(
     disk: DiskId,
     footer: &Footer,
     virtual_size: u64,
-) -> Result<Dynamic, Error> {
+) -> Result<(Dynamic, Option<Backing>), Error> {
     let header: DynamicHeader = io.read_wire(disk, footer.data_offset.get())?;
     let magic = BlockError::Magic { structure: Structure::DynamicHeader };
     layered.check(header.cookie == wire::DYNAMIC_COOKIE, magic)?;
     let block_size = header.block_size.get();
-    let field = |field, found| BlockError::Field { field, found };
     let is_size = block_size.is_power_of_two() && u64::from(block_size) >= SECTOR_LEN;
-    layered.check(is_size, field(Field::BlockSize, block_size.into()))?;
+    layered.field(Field::BlockSize, block_size.into(), is_size)?;
     let entries = u64::from(header.max_table_entries.get());
     let needed = virtual_size.div_ceil(block_size.into());
     layered.check(needed <= entries, BlockError::TableShort { entries, needed })?;
-    layered.check(entries <= wire::TABLE_ENTRIES_MAX, field(Field::TableSize, entries))?;
-    let dynamic = Dynamic { block_size, table_offset: header.table_offset.get() };
+    layered.field(Field::TableSize, entries, entries <= wire::TABLE_ENTRIES_MAX)?;
+    let (parent_id, backing) = if footer.kind.get() == wire::DIFFERENCING {
+        let sum = complement(DynamicHeader { checksum: 0.into(), ..header }.as_bytes());
+        let error = BlockError::Checksum { structure: Structure::DynamicHeader };
+        layered.check(header.checksum.get() == sum, error)?;
+        let name = parent::name(io, disk, &header)?.ok_or(layered.error(BlockError::Differencing))?;
+        (Some(header.parent_id), Some(Backing { name, format: Some(b"vpc".to_vec()) }))
+    } else {
+        (None, None)
+    };
+    let dynamic = Dynamic { block_size, table_offset: header.table_offset.get(), parent_id };
     check_table(io, layered, disk, &dynamic, entries)?;
-    Ok(dynamic)
+    Ok((dynamic, backing))
 }
 
 /// Every block lies within the file, as QEMU wants it: a file that was cut short must not read as zeros.
@@ -160,22 +176,47 @@ impl Blocks for Vpc {
         &self.facts
     }
 
+    fn identity(&self) -> Option<Identity> {
+        Some(Identity::Id(self.id))
+    }
+
+    fn parent_identities(&self) -> Vec<Identity> {
+        let id = self.dynamic.as_ref().and_then(|dynamic| dynamic.parent_id);
+        id.map(Identity::Id).into_iter().collect()
+    }
+
     fn is_preallocated(&self, _: u64) -> bool {
         self.dynamic.is_none()
     }
 
     fn block_at(&self, io: &mut dyn ReadAt, at: u64) -> Result<Extent, Error> {
-        let size = self.dynamic.as_ref().map_or(self.facts.virtual_size, |dynamic| dynamic.block_size.into()).max(1);
-        uniform(at, size, |index| self.block(io, index))
+        let Some(dynamic) = &self.dynamic else {
+            return uniform(at, self.facts.virtual_size.max(1), |_| Ok(Kind::Data { disk: self.disk, offset: 0 }));
+        };
+        let block = uniform(at, dynamic.block_size.into(), |index| self.block(io, dynamic, index))?;
+        match block.kind {
+            Kind::Data { disk, offset } if dynamic.parent_id.is_some() => {
+                let first = align::units(at.saturating_sub(block.start), SECTOR_LEN);
+                let left = align::units(block.len, SECTOR_LEN).saturating_sub(first);
+                let bitmap = (disk, offset.saturating_sub(dynamic.bitmap_len()));
+                let (is_here, len) = run_of_bits(io, bitmap, BitOrder::HighestFirst, first, left)?;
+                let within = first.saturating_mul(SECTOR_LEN);
+                let kind = match is_here {
+                    true => Kind::Data { disk, offset: offset.saturating_add(within) },
+                    false => Kind::Hole,
+                };
+                Ok(Extent { start: block.start.saturating_add(within), len: len.saturating_mul(SECTOR_LEN), kind })
+            }
+            _ => Ok(block),
+        }
     }
 }
 
 impl Vpc {
-    fn block(&self, io: &mut dyn ReadAt, index: u64) -> Result<Kind, Error> {
-        let Some(dynamic) = &self.dynamic else { return Ok(Kind::Data { disk: self.disk, offset: 0 }) };
+    fn block(&self, io: &mut dyn ReadAt, dynamic: &Dynamic, index: u64) -> Result<Kind, Error> {
         let found = u32::from_be_bytes(entry(io, self.disk, dynamic.table_offset, index)?);
         if found == UNALLOCATED {
-            return Ok(Kind::Zero);
+            return Ok(if dynamic.parent_id.is_some() { Kind::Hole } else { Kind::Zero });
         }
         let offset = u64::from(found).checked_mul(SECTOR_LEN).and_then(|at| at.checked_add(dynamic.bitmap_len()));
         let error = BlockError::Entry { structure: Structure::Table, index, found: found.into() };

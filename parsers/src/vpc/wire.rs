@@ -58,7 +58,7 @@ pub struct Footer {
     pub reserved: [u8; 427],
 }
 
-/// What follows the front footer of a dynamic disk, as far as it is read.
+/// What follows the front footer of a dynamic disk.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
 pub struct DynamicHeader {
@@ -74,7 +74,46 @@ pub struct DynamicHeader {
     pub max_table_entries: U32,
     /// Bytes of a block.
     pub block_size: U32,
+    /// The complement of the sum of all other bytes.
+    pub checksum: U32,
+    /// Identifier of the parent, of a differencing disk.
+    pub parent_id: [u8; 16],
+    /// When the parent's file was changed last. Copies do not keep it, and nobody goes by it.
+    pub parent_timestamp: U32,
+    /// Zero.
+    pub reserved: U32,
+    /// The parent's name, UTF-16.
+    pub parent_name: [u8; 512],
+    /// Where the parent is, in the words of several systems.
+    pub locators: [Locator; 8],
+    /// Zero.
+    pub reserved_2: [u8; 256],
 }
 
+/// Where a parent is, in the words of a system.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct Locator {
+    /// The system.
+    pub platform: [u8; 4],
+    /// Room for the words: in sectors, or in bytes.
+    pub space: U32,
+    /// Bytes of the words.
+    pub len: U32,
+    /// Zero.
+    pub reserved: U32,
+    /// Where the words are.
+    pub offset: U64,
+}
+
+/// A relative path of Windows, UTF-16, its low bytes first.
+pub const WINDOWS_RELATIVE: [u8; 4] = *b"W2ru";
+/// An absolute path of Windows, in the same way.
+pub const WINDOWS_ABSOLUTE: [u8; 4] = *b"W2ku";
+/// A URL of a file, UTF-8.
+pub const MAC_URL: [u8; 4] = *b"MacX";
+/// Most bytes of a locator's words that are read: a path of Windows has at most 32,767 units.
+pub const LOCATOR_LEN_MAX: u32 = 64 << 10;
+
 const _: () = assert!(size_of::<Footer>() == 512 && core::mem::offset_of!(Footer, kind) == 60);
-const _: () = assert!(core::mem::offset_of!(DynamicHeader, block_size) == 32);
+const _: () = assert!(size_of::<DynamicHeader>() == 1024 && core::mem::offset_of!(DynamicHeader, locators) == 576);

@@ -114,6 +114,8 @@ pub enum Structure {
     Bitmap,
     /// The second header of a VMDK of ESX, which changes.
     VolatileHeader,
+    /// The log of a VHDX.
+    Log,
 }
 
 /// A field of such an image's header.

@@ -19,6 +19,8 @@ pub(super) fn error(format: Format, error: BlockError) -> Message {
         BlockError::Magic { structure: Structure::Descriptor } => Message::new("invalid VMDK image descriptor"),
         BlockError::Magic { structure: Structure::VolatileHeader } => Message::new("Bad volatile header magic"),
         BlockError::Magic { .. } => Message::new(format!("Image not in {} format", format.name())),
+        BlockError::Checksum { structure: Structure::Log } => Message::new("VHDX Log: checksum failed")
+            .with_hint("the log holds changes that were under way, and none of them can be made"),
         BlockError::Checksum { .. } => Message::new("Incorrect header checksum"),
         BlockError::Version { found } => Message::new(format!("unsupported {} version {found:#x}", format.name())),
         BlockError::Features { unknown } => {
@@ -75,6 +77,7 @@ const fn structure_name(structure: Structure) -> &'static str {
         Structure::Locator => "parent locator",
         Structure::Bitmap => "sector bitmap",
         Structure::VolatileHeader => "volatile header",
+        Structure::Log => "log",
     }
 }
 

@@ -7,7 +7,9 @@ mod mapped;
 mod offload;
 mod options;
 mod overlay;
+mod parents;
 mod salvage;
+mod several;
 mod sources;
 mod window;
 
