@@ -13,6 +13,7 @@
 
 extern crate alloc;
 
+pub mod check;
 pub mod control;
 pub mod epitaph;
 pub mod error;

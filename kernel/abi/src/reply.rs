@@ -5,6 +5,7 @@
 //! `postcard` of a [`Frame`]. A length of zero ends the write. The last frame is [`Frame::End`];
 //! a run without it has crashed.
 
+use crate::check::{Checked, Finding};
 use crate::control::{FRAME_LEN_MAX, SECTOR_LEN};
 use crate::error::Error;
 use crate::facts;
@@ -43,6 +44,10 @@ pub enum Frame {
     Measured(Measured),
     /// What compare found.
     Compared(Compared),
+    /// More of what check found, in its order; at most [`crate::check::FINDINGS_MAX`].
+    Findings(Vec<Finding>),
+    /// How a check came out; after all findings.
+    Checked(Checked),
     /// The last frame.
     End(End),
 }

@@ -53,6 +53,11 @@ pub enum Op {
     Measure(Measure),
     /// Tell whether two images have the same content.
     Compare(Compare),
+    /// Tell what is wrong with the metadata of one image, without opening what it names.
+    Check {
+        /// The image.
+        image: LayerId,
+    },
 }
 
 /// Parameters of map.
@@ -310,20 +315,6 @@ pub struct Layer {
     pub raw_gate: RawGate,
     /// A part of the disk instead of all of it (`offset` and `size` of the raw driver).
     pub window: Option<Window>,
-    /// What is below it.
-    pub below: Below,
-}
-
-/// What is below a layer.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Below {
-    /// What the image names.
-    #[default]
-    AsNamed,
-    /// Nothing, whatever the image names.
-    Nothing,
-    /// This layer, whatever the image names.
-    Layer(LayerId),
 }
 
 /// When content without a known header is taken as raw. Concerns detection only: a given format is obeyed.
@@ -418,7 +409,7 @@ impl Request {
         let disk = |id: DiskId| usize::try_from(id.0).is_ok_and(|index| index < self.disks.len());
         let layer = |id: LayerId| usize::try_from(id.0).is_ok_and(|index| index < self.layers.len());
         let op = match &self.op {
-            Op::Info { image } => layer(*image),
+            Op::Info { image } | Op::Check { image } => layer(*image),
             Op::Convert(convert) => {
                 let target = match &convert.target_format {
                     TargetFormat::Qcow2(Qcow2Options { backing, data_file, .. }) => {
@@ -438,11 +429,7 @@ impl Request {
             },
             Op::Compare(compare) => layer(compare.left) && layer(compare.right),
         };
-        let below = |below: Below| match below {
-            Below::AsNamed | Below::Nothing => true,
-            Below::Layer(id) => layer(id),
-        };
-        op && self.layers.iter().all(|l| disk(l.disk) && below(l.below))
+        op && self.layers.iter().all(|l| disk(l.disk))
             && self.answers.iter().all(|answer| {
                 layer(answer.layer)
                     && match answer.given {

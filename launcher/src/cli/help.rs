@@ -9,7 +9,7 @@ const SUBCOMMANDS: [(&str, &str, bool); 15] = [
     ("amend", "change options of an existing image", false),
     ("bench", "time I/O requests", false),
     ("bitmap", "edit persistent bitmaps", false),
-    ("check", "test and repair metadata", false),
+    ("check", "test metadata", true),
     ("commit", "write an overlay's changes into its backing file", false),
     ("compare", "tell whether two images have the same content", true),
     ("convert", "copy an image into a new one, changing its format", true),

@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 mod by_hand;
+mod check;
 mod compare;
 mod convert;
 mod convert_grammar;
@@ -128,6 +129,7 @@ fn run(
 ) -> ExitCode {
     match subcommand.as_encoded_bytes() {
         b"info" => info::run(mode, args, machine, terminal),
+        b"check" => check::run(mode, args, machine, terminal),
         b"compare" => compare::run(mode, args, machine, terminal),
         b"convert" => convert::run(mode, args, machine, terminal),
         b"dd" => dd::run(mode, args, machine, terminal),

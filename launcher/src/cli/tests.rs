@@ -50,7 +50,7 @@ impl Machine for Guest {
         }
         let names = image.strip_prefix(b"needs ").map(|name| name.trim_ascii_end().to_vec());
         match &job.request.op {
-            Op::Map(_) | Op::Measure(_) | Op::Compare(_) => Ok(End::Failed(Error::WrongOp)),
+            Op::Map(_) | Op::Measure(_) | Op::Compare(_) | Op::Check { .. } => Ok(End::Failed(Error::WrongOp)),
             Op::Info { .. } => {
                 let backing = names.map(|name| facts::Backing { name, format: Some(b"raw".to_vec()) });
                 on_frame(Frame::Image(facts::Image {
@@ -282,7 +282,7 @@ fn help_and_version_go_to_stdout() {
 #[test]
 fn what_is_not_supported_yet_is_refused_by_name() {
     for (args, what) in [
-        ("check a", "subcommand 'check'"),
+        ("check -r all a", "option '-r'"),
         ("-T x info a", "option '-T'"),
         ("convert -O vmdk a b", "target format 'vmdk'"),
         ("convert --bitmaps a b", "option '--bitmaps'"),

@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod bar;
+pub mod check;
 pub mod errors;
 pub mod escape;
 pub mod human;

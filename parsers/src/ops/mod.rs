@@ -3,6 +3,7 @@
 //! An operation sends the frames of its result itself and returns how it ended; the caller sends that as
 //! the last frame.
 
+mod check;
 mod compare;
 mod convert;
 mod info;
@@ -10,6 +11,7 @@ mod map;
 mod measure;
 mod reply;
 
+pub use check::check;
 pub use compare::compare;
 pub use convert::{convert, convert_full};
 pub use info::info;

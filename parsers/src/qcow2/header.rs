@@ -63,6 +63,18 @@ impl Header {
     /// # Errors
     /// The first thing that is wrong, in QEMU's order; those of the reads.
     pub fn read(io: &mut dyn ReadAt, layer: LayerId, disk: DiskId) -> Result<Self, Error> {
+        Self::read_with(io, layer, disk, SnapshotTable::Sound)
+    }
+
+    /// The same, but that the place of the snapshot table is as the image has it: a check tells what is wrong with it.
+    ///
+    /// # Errors
+    /// As [`Header::read`].
+    pub fn read_for_check(io: &mut dyn ReadAt, layer: LayerId, disk: DiskId) -> Result<Self, Error> {
+        Self::read_with(io, layer, disk, SnapshotTable::AsItIs)
+    }
+
+    fn read_with(io: &mut dyn ReadAt, layer: LayerId, disk: DiskId, snapshots: SnapshotTable) -> Result<Self, Error> {
         let len = io.len(disk);
         let mut wire: wire::Header = io.read_wire(disk, 0)?;
         let needed = match wire.version.get() {
@@ -75,7 +87,7 @@ impl Header {
         if wire.version.get() == 2 {
             as_version_3(&mut wire);
         }
-        Self::check(&wire).or_else(|error| {
+        Self::check(&wire, snapshots).or_else(|error| {
             let error = match error {
                 Qcow2Error::IncompatibleFeatures { .. } => {
                     Qcow2Error::IncompatibleFeatures { names: unknown_features(io, disk, &wire)? }
@@ -87,7 +99,7 @@ impl Header {
     }
 
     /// Checks a header whose version 3 fields are set.
-    fn check(wire: &wire::Header) -> Result<Self, Qcow2Error> {
+    fn check(wire: &wire::Header, snapshots: SnapshotTable) -> Result<Self, Qcow2Error> {
         let version = wire.version.get();
         if !matches!(version, 2 | 3) {
             return Err(Qcow2Error::Version { found: version });
@@ -122,7 +134,7 @@ impl Header {
         if refcount_order > limits::REFCOUNT_ORDER_MAX {
             return Err(Qcow2Error::RefcountOrder { found: refcount_order });
         }
-        let tables = Tables::check(wire, cluster_size)?;
+        let tables = Tables::check(wire, cluster_size, snapshots)?;
         let virtual_size = virtual_size(wire, cluster_bits, extended_l2)?;
         let crypt = match wire.crypt_method.get() {
             0 => Crypt::None,
@@ -258,6 +270,15 @@ impl Header {
     }
 }
 
+/// What is asked of the place of the snapshot table.
+#[derive(Clone, Copy)]
+enum SnapshotTable {
+    /// It is within its bounds.
+    Sound,
+    /// Nothing.
+    AsItIs,
+}
+
 /// The three tables of the header.
 struct Tables {
     refcount: TablePlace,
@@ -266,7 +287,7 @@ struct Tables {
 }
 
 impl Tables {
-    fn check(wire: &wire::Header, cluster_size: u32) -> Result<Self, Qcow2Error> {
+    fn check(wire: &wire::Header, cluster_size: u32, snapshots: SnapshotTable) -> Result<Self, Qcow2Error> {
         let refcount_clusters = wire.refcount_table_clusters.get();
         if refcount_clusters == 0 {
             return Err(Qcow2Error::NoRefcountTable);
@@ -274,8 +295,6 @@ impl Tables {
         let place = |table, offset, count, entry_len, len_max| {
             check_table(table, offset, count, entry_len, len_max, cluster_size)
         };
-        let snapshot_len = size_of::<wire::SnapshotHeader>() as u64;
-        let snapshots_len_max = snapshot_len.saturating_mul(limits::SNAPSHOTS_MAX.into());
         Ok(Self {
             refcount: place(
                 Table::Refcount,
@@ -284,16 +303,20 @@ impl Tables {
                 cluster_size.into(),
                 limits::REFCOUNT_TABLE_LEN_MAX,
             )?,
-            snapshots: place(
-                Table::Snapshot,
-                wire.snapshots_offset.get(),
-                wire.nb_snapshots.get(),
-                snapshot_len,
-                snapshots_len_max,
-            )?,
+            snapshots: match (snapshots, wire.snapshots_offset.get(), wire.nb_snapshots.get()) {
+                (SnapshotTable::Sound, offset, count) => snapshot_table(offset, count, cluster_size)?,
+                (SnapshotTable::AsItIs, offset, count) => TablePlace { offset, count },
+            },
             l1: place(Table::ActiveL1, wire.l1_table_offset.get(), wire.l1_size.get(), 8, limits::L1_LEN_MAX)?,
         })
     }
+}
+
+/// The place of a snapshot table.
+pub(super) fn snapshot_table(offset: u64, count: u32, cluster_size: u32) -> Result<TablePlace, Qcow2Error> {
+    let entry_len = size_of::<wire::SnapshotHeader>() as u64;
+    let len_max = entry_len.saturating_mul(limits::SNAPSHOTS_MAX.into());
+    check_table(Table::Snapshot, offset, count, entry_len, len_max, cluster_size)
 }
 
 pub(super) fn check_table(

@@ -61,6 +61,12 @@ impl L2Entry {
         Some(Self { word: u64::from_be_bytes(*word), bitmap })
     }
 
+    /// The entry without its bitmap.
+    #[must_use]
+    pub const fn word(self) -> u64 {
+        self.word
+    }
+
     /// The bitmap of an extended entry.
     #[must_use]
     pub const fn bitmap(self) -> u64 {

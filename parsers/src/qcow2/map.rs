@@ -45,8 +45,21 @@ impl Qcow2 {
     /// The first thing that qemu-img does not accept, in its order but for the snapshot table, which
     /// is read only by those who want it; those of the reads.
     pub fn open(io: &mut dyn ReadAt, layer: LayerId, disk: DiskId) -> Result<Self, Error> {
-        let refuse = |error| Error::Qcow2 { layer, error };
         let header = Header::read(io, layer, disk)?;
+        Self::open_with(io, layer, disk, header)
+    }
+
+    /// The same, but that nothing is asked of the snapshot table: a check tells what is wrong with it.
+    ///
+    /// # Errors
+    /// As [`Qcow2::open`].
+    pub fn open_for_check(io: &mut dyn ReadAt, layer: LayerId, disk: DiskId) -> Result<Self, Error> {
+        let header = Header::read_for_check(io, layer, disk)?;
+        Self::open_with(io, layer, disk, header)
+    }
+
+    fn open_with(io: &mut dyn ReadAt, layer: LayerId, disk: DiskId, header: Header) -> Result<Self, Error> {
+        let refuse = |error| Error::Qcow2 { layer, error };
         let extensions = Extensions::read(io, layer, disk, &header)?;
         prefetch_tables(io, disk, &header, &extensions)?;
         let luks = match extensions.crypto {

@@ -14,6 +14,7 @@
 //! data cluster that starts past it is an error, unlike in QEMU, which reads zeros without a word.
 
 mod bitmap;
+mod check;
 pub mod create;
 mod extensions;
 mod facts;
@@ -26,6 +27,7 @@ mod snapshot;
 pub mod wire;
 
 pub use bitmap::Bitmap;
+pub use check::check;
 pub use extensions::{BitmapsPlace, CryptoPlace, Extensions};
 pub use facts::facts;
 pub use header::{Crypt, Header, TablePlace};

@@ -65,9 +65,57 @@ fn unpack(raw: [u8; 8], shift: u32, bits: u32) -> u64 {
     u64::from_be_bytes(raw).checked_shr(64u32.saturating_sub(bits)).unwrap_or(0)
 }
 
+/// Unpacks the counts of a block from the one at `index` on, each of 2^`order` bits; where the block ends, `counts` stay
+/// what they are.
+pub fn unpack_all(block: &[u8], order: u32, index: usize, counts: &mut [u64]) {
+    fn whole<const LEN: usize>(block: &[u8], index: usize, counts: &mut [u64], count_of: impl Fn([u8; LEN]) -> u64) {
+        let from = block.as_chunks::<LEN>().0.get(index..).unwrap_or_default();
+        for (count, raw) in counts.iter_mut().zip(from) {
+            *count = count_of(*raw);
+        }
+    }
+    match order {
+        3 => whole(block, index, counts, |[byte]| byte.into()),
+        4 => whole(block, index, counts, |raw| u16::from_be_bytes(raw).into()),
+        5 => whole(block, index, counts, |raw| u32::from_be_bytes(raw).into()),
+        6 => whole(block, index, counts, u64::from_be_bytes),
+        _ => {
+            let bits = 1usize.wrapping_shl(order);
+            for (count, at) in counts.iter_mut().zip(index..) {
+                let bit = at.saturating_mul(bits);
+                let Some(byte) = block.get(bit / 8) else { break };
+                let shift = u32::try_from(bit % 8).unwrap_or(0);
+                *count = unpack([*byte, 0, 0, 0, 0, 0, 0, 0], shift, u32::try_from(bits).unwrap_or(0));
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn all_are_unpacked_as_one_by_one() {
+        let block: Vec<u8> = (0..64u8).map(|byte| byte.wrapping_mul(37) ^ 0x5a).collect();
+        for order in 0..=6 {
+            let bits = 1usize << order;
+            let total = block.len() * 8 / bits;
+            for first in 0..total {
+                let mut counts = vec![u64::MAX; total - first + 2];
+                unpack_all(&block, order, first, &mut counts);
+                for (count, index) in counts.iter().zip(first..) {
+                    let mut raw = [0; 8];
+                    let rest = block.get(index * bits / 8..).unwrap_or_default();
+                    let len = rest.len().min(8);
+                    raw[..len].copy_from_slice(&rest[..len]);
+                    let expected =
+                        if index < total { unpack(raw, (index * bits % 8) as u32, 1 << order) } else { u64::MAX };
+                    assert_eq!(*count, expected, "{order} {index}");
+                }
+            }
+        }
+    }
 
     #[test]
     fn every_width_unpacks_least_significant_first() {

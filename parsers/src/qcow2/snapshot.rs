@@ -32,6 +32,8 @@ pub struct Snapshot {
     pub vm_clock_nanoseconds: u64,
     /// Instruction count.
     pub icount: Option<u64>,
+    /// Bytes of extra data.
+    pub extra_len: u32,
 }
 
 /// Goes from entry to entry.
@@ -94,6 +96,12 @@ impl Snapshots {
         Ok(Some(self.snapshot(&header, &extra, id, name)))
     }
 
+    /// Bytes of the table as far as the walk has come.
+    #[must_use]
+    pub const fn walked_len(&self) -> u64 {
+        self.at.saturating_sub(self.start)
+    }
+
     /// The snapshot of a name; walks on from where this one is.
     ///
     /// # Errors
@@ -143,6 +151,7 @@ impl Snapshots {
             date_seconds: header.date_seconds.get(),
             date_nanoseconds: header.date_nanoseconds.get(),
             vm_clock_nanoseconds: header.vm_clock_nanoseconds.get(),
+            extra_len: header.extra_data_size.get(),
             icount: Some(extra.icount.get()).filter(|&icount| has(24) && icount != u64::MAX),
         }
     }

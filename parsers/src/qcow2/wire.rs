@@ -236,6 +236,14 @@ pub mod entry {
     pub const COMPRESSED: u64 = 1 << 62;
     /// L2 of 8 bytes, version 3: reads as zeros whatever the offset says.
     pub const ZERO: u64 = 1 << 0;
+    /// L1: bits 0 to 8 and 56 to 62 are zero.
+    pub const L1_RESERVED: u64 = 0x7f00_0000_0000_01ff;
+    /// L2, not compressed: bits 1 to 8 and 56 to 61 are zero.
+    pub const L2_RESERVED: u64 = 0x3f00_0000_0000_01fe;
+    /// Refcount table: bits 9 to 63 are an offset.
+    pub const REFCOUNT_BLOCK: u64 = !REFCOUNT_RESERVED;
+    /// Refcount table: bits 0 to 8 are zero.
+    pub const REFCOUNT_RESERVED: u64 = 0x1ff;
     /// Bitmap table: bits 1 to 8 and 56 to 63 are zero.
     pub const BITMAP_RESERVED: u64 = 0xff00_0000_0000_01fe;
     /// Bitmap table without offset: all ones instead of all zeros.

@@ -114,6 +114,43 @@ impl<B: Blocks> Store<'_, '_, B> {
         fetched
     }
 
+    /// The `len` bytes at each of `offsets`, past the cache and in one batch; what lies past the end of the disk reads as
+    /// zeros. The caller bounds both.
+    ///
+    /// # Errors
+    /// As [`ReadAt::read_at`], but never out of range.
+    pub fn read_each(&mut self, disk: DiskId, offsets: &[u64], len: usize) -> Result<Vec<Vec<u8>>, Error> {
+        self.budget.take_steps(1)?;
+        let disk_end = up_to_sector(self.len(disk));
+        let mut all = Vec::with_capacity(offsets.len());
+        if len as u64 > DIRECT_LEN_MAX {
+            for offset in offsets {
+                let mut bytes = vec![0; len];
+                (self as &mut dyn ReadAt).read_padded(disk, *offset, &mut bytes)?;
+                all.push(bytes);
+            }
+            return Ok(all);
+        }
+        let range = |offset: u64| {
+            let end = up_to_sector(offset.saturating_add(len as u64)).min(disk_end);
+            align::down(offset, SECTOR_LEN).min(end)..end
+        };
+        let inside: Vec<_> =
+            offsets.iter().map(|offset| (disk, range(*offset))).filter(|(_, range)| !range.is_empty()).collect();
+        let mut fetched = self.fetch(&inside)?.into_iter();
+        for offset in offsets {
+            let range = range(*offset);
+            let mut bytes = if range.is_empty() { Vec::new() } else { fetched.next().unwrap_or_default() };
+            let skip = usize::try_from(offset.saturating_sub(range.start)).unwrap_or(usize::MAX).min(bytes.len());
+            if skip > 0 {
+                bytes.drain(..skip);
+            }
+            bytes.resize(len, 0);
+            all.push(bytes);
+        }
+        Ok(all)
+    }
+
     fn read_direct(&mut self, disk: DiskId, mut offset: u64, mut buf: &mut [u8]) -> Result<(), Error> {
         while !buf.is_empty() {
             let start = align::down(offset, SECTOR_LEN);

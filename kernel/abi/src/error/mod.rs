@@ -86,6 +86,11 @@ pub enum Error {
         /// Why.
         error: Box<Self>,
     },
+    /// An image of a format that has nothing to check.
+    NoCheck {
+        /// Its format.
+        format: Format,
+    },
     /// The target can't be made.
     Target(TargetError),
     /// The request asks for what this op image can't do.

@@ -48,6 +48,7 @@ pub(super) fn error(names: &Names, error: &Error, errno: Option<i32>) -> Message
                 format.name()
             ),
         }),
+        Error::NoCheck { .. } => Message::new("This image format does not support checks"),
         Error::Compare { image, offset, is_content, error: why } => {
             let image = usize::try_from(image.0).ok().and_then(|index| names.tops.get(index)).unwrap_or(&names.top);
             let text = match is_content {

@@ -3,6 +3,7 @@
 //! `cargo xtask compat` runs these alone. What differs on purpose is listed in [`KNOWN`], with the words of
 //! `docs/differences.md`; an entry that no longer differs fails.
 
+mod check;
 mod clients;
 mod content;
 mod images;

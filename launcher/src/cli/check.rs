@@ -1,0 +1,160 @@
+//! `check`: tell what is wrong with the metadata of an image.
+#![forbid(unsafe_code)]
+
+use super::Mode;
+use super::grammar::{Grammar, Opt, Parsed, Support, UsageError};
+use super::image_options::{
+    FORCE_SHARE, FORMAT, IMAGE_OPTS, OBJECT, OUTPUT, SOURCE_CACHE, check_object, image_name, policy, reading,
+    source_cache, wants_json,
+};
+use super::terminal::Terminal;
+use crate::disk::bytes::CacheMode;
+use crate::job::failure::Failure;
+use crate::job::name::Reading;
+use crate::job::{Machine, read};
+use crate::render::check;
+use crate::render::errors::Message;
+use crate::render::escape::shown;
+use crate::render::report::Lie;
+use instar_abi::check::Checked;
+use instar_abi::error::Error;
+use instar_abi::reply::Frame;
+use instar_abi::request::{LayerId, Op};
+use std::ffi::{OsStr, OsString};
+use std::process::ExitCode;
+
+pub(super) const GRAMMAR: Grammar = Grammar {
+    about: "Tell what is wrong with the metadata of an image. What it names is not opened.",
+    arguments: "FILENAME",
+    options: &[
+        FORMAT,
+        IMAGE_OPTS,
+        SOURCE_CACHE,
+        OUTPUT,
+        Opt {
+            id: "quiet",
+            short: Some('q'),
+            long: &["quiet"],
+            value: None,
+            help: "print nothing but errors",
+            support: Support::Full,
+        },
+        Opt {
+            id: "repair",
+            short: Some('r'),
+            long: &["repair"],
+            value: Some("leaks|all"),
+            help: "repair what is found",
+            support: Support::Full,
+        },
+        FORCE_SHARE,
+        OBJECT,
+    ],
+};
+
+/// What check exits with besides success and failure.
+mod exit {
+    /// The metadata is wrong.
+    pub const CORRUPT: u8 = 2;
+    /// Clusters are leaked, and nothing else is wrong.
+    pub const LEAKS: u8 = 3;
+    /// The format has nothing to check.
+    pub const NO_CHECK: u8 = 63;
+}
+
+/// What was asked for.
+struct Typed {
+    name: OsString,
+    reading: Reading,
+    cache: CacheMode,
+    is_json: bool,
+}
+
+pub(super) fn run(mode: Mode, args: &[OsString], machine: &mut dyn Machine, terminal: &mut Terminal) -> ExitCode {
+    let parsed = match GRAMMAR.parse(mode, args) {
+        Ok(parsed) if parsed.wants_help() => return terminal.print(&super::help::subcommand(mode, "check", &GRAMMAR)),
+        Ok(parsed) => parsed,
+        Err(error) => return terminal.usage("check", &error),
+    };
+    let typed = match typed(&parsed) {
+        Ok(typed) => typed,
+        Err(error) => return terminal.usage("check", &error),
+    };
+    match checked(mode, &typed, &parsed, machine, terminal) {
+        Ok(checked) => tell(&checked, &typed, parsed.flag("quiet"), terminal),
+        Err(Failure::Guest(failed)) if matches!(failed.error, Error::NoCheck { .. }) => {
+            terminal.fail(&Failure::Guest(failed));
+            ExitCode::from(exit::NO_CHECK)
+        }
+        Err(failure) => terminal.fail(&failure),
+    }
+}
+
+fn typed(parsed: &Parsed) -> Result<Typed, UsageError> {
+    let is_json = wants_json(parsed)?;
+    let repair = parsed.last("repair").map(OsStr::as_encoded_bytes);
+    if let Some(other) = repair.filter(|repair| !matches!(*repair, b"leaks" | b"all")) {
+        let other = shown(other);
+        return Err(UsageError::with_try(format!("--repair (-r) expects 'leaks' or 'all' not '{other}'")));
+    }
+    parsed.all("object").try_for_each(check_object)?;
+    let [name] = parsed.names()[..] else { return Err(UsageError::with_try("Expecting one image file name")) };
+    let reading = reading(parsed, &["format"])?;
+    let cache = source_cache(parsed)?;
+    if repair.is_some() {
+        if parsed.flag("force-share") {
+            let name = shown(name.as_encoded_bytes());
+            let why = "force-share=on can only be used with read-only images";
+            return Err(UsageError::alone(format!("Could not open '{name}': {why}")));
+        }
+        return Err(UsageError::NotYet { what: "option '-r'".to_owned() });
+    }
+    Ok(Typed { name: name.to_owned(), reading, cache, is_json })
+}
+
+/// Checks; findings are told as they come.
+fn checked(
+    mode: Mode,
+    typed: &Typed,
+    parsed: &Parsed,
+    machine: &mut dyn Machine,
+    terminal: &mut Terminal,
+) -> Result<Checked, Failure> {
+    let name = image_name(&typed.name, typed.reading, parsed.last("format"), parsed.flag("force-share"))?;
+    let op = Op::Check { image: LayerId(0) };
+    let meant = read::Meant { op, images: vec![name], cache: typed.cache, raw_gate: mode.raw_gate(), lanes: 1 };
+    let mut checked = None;
+    read::run(&meant, policy(parsed), machine, &mut |told| match told.frame {
+        Frame::Findings(findings) if checked.is_none() => {
+            let lines = findings.iter().map(|finding| check::line(finding, mode.program()));
+            terminal.note(&lines.collect::<String>());
+            Ok(())
+        }
+        Frame::Checked(found) if checked.is_none() => {
+            checked = Some(found);
+            Ok(())
+        }
+        _ => Err(Lie::OutOfPlace),
+    })?;
+    checked.ok_or(Failure::Lie(Lie::OutOfPlace))
+}
+
+fn tell(checked: &Checked, typed: &Typed, is_quiet: bool, terminal: &mut Terminal) -> ExitCode {
+    if checked.untold > 0 {
+        terminal.say(&Message::new(format!("{} more findings are not listed", checked.untold)));
+    }
+    let is_told = checked.failure.is_none() && !is_quiet;
+    let printed = match (is_told, typed.is_json) {
+        (false, _) => ExitCode::SUCCESS,
+        (true, true) => terminal.print(&check::json(checked, typed.name.as_encoded_bytes())),
+        (true, false) => terminal.print(&check::human(checked)),
+    };
+    if let Some(failure) = check::failure(checked) {
+        return terminal.say(&Message::new(failure));
+    }
+    match (checked.corruptions, checked.leaks) {
+        (0, 0) => printed,
+        (0, _) => ExitCode::from(exit::LEAKS),
+        _ => ExitCode::from(exit::CORRUPT),
+    }
+}

@@ -1,0 +1,280 @@
+//! Checks held against qemu-img: as many lines, the same counts. What the lines say is held end to end.
+
+use super::check;
+use crate::testing::{Fault, Machine, MemoryDisk, Qcow2Builder, qemu_img, qemu_io, request, scratch};
+use instar_abi::check::{CheckFailure, Checked, Finding, Qcow2Finding};
+use instar_abi::error::{Error, ReadError, Resource};
+use instar_abi::format::Format;
+use instar_abi::reply::{End, Frame};
+use instar_abi::request::{LayerId, Op};
+use std::path::Path;
+
+const CHECK: Op = Op::Check { image: LayerId(0) };
+
+/// What a check says of these bytes.
+fn checked(bytes: &[u8]) -> Result<(Checked, Vec<Finding>), Error> {
+    run(bytes, Fault::None).0
+}
+
+fn run(bytes: &[u8], fault: Fault) -> (Result<(Checked, Vec<Finding>), Error>, u64) {
+    let disks = [MemoryDisk::new(bytes.to_vec())];
+    let request = request(CHECK, &disks);
+    let mut machine = Machine::with_fault(&request, &disks, fault, true);
+    let result = check(&request, &mut machine).map(|end| {
+        assert_eq!(end, End::Done { lengths: vec![] });
+        let mut findings = Vec::new();
+        let mut checked = None;
+        for frame in &machine.frames {
+            match frame {
+                Frame::Findings(more) if checked.is_none() => findings.extend(more.iter().cloned()),
+                Frame::Checked(found) if checked.is_none() => checked = Some(found.clone()),
+                frame => panic!("{frame:?}"),
+            }
+        }
+        (checked.expect("a result"), findings)
+    });
+    (result, machine.requests())
+}
+
+/// A number of qemu-img's JSON.
+fn number(json: &str, key: &str) -> u64 {
+    let line = json.lines().find_map(|line| line.trim().strip_prefix(&format!("\"{key}\": ")));
+    line.map_or(0, |value| value.trim_end_matches(',').parse().expect("a number"))
+}
+
+/// Holds our check of `file` against qemu-img's; what is found.
+fn same_as_qemu_img(dir: &Path, file: &str) -> Vec<Finding> {
+    let bytes = std::fs::read(dir.join(file)).unwrap();
+    let arguments = ["check", "--output=json", file];
+    let theirs = std::process::Command::new("qemu-img").args(arguments).current_dir(dir).output().unwrap();
+    let (out, err) = (String::from_utf8_lossy(&theirs.stdout), String::from_utf8_lossy(&theirs.stderr));
+    let (ours, findings) = checked(&bytes).unwrap_or_else(|error| panic!("{file}: {error:?}, qemu-img: {err}"));
+    assert_eq!(ours.failure.is_some() || ours.check_errors > 0, theirs.status.code() == Some(1), "{file}: {err}");
+    let lines = |finding: &Finding| match finding {
+        Finding::Qcow2(Qcow2Finding::Overflow { .. }) => 2,
+        Finding::Qcow2(
+            Qcow2Finding::TooManySnapshots { .. }
+            | Qcow2Finding::SnapshotExtraData { .. }
+            | Qcow2Finding::SnapshotTableLen { .. },
+        ) => 2,
+        _ => 1,
+    };
+    let extra = usize::from(theirs.status.code() == Some(1));
+    let cut: String = err.chars().take(2000).collect();
+    let shown: Vec<_> = findings.iter().take(20).collect();
+    assert_eq!(findings.iter().map(lines).sum::<usize>() + extra, err.lines().count(), "{file}: {shown:?}\n{cut}");
+    if ours.failure.is_none() {
+        let counts = [
+            ("check-errors", ours.check_errors),
+            ("corruptions", ours.corruptions),
+            ("leaks", ours.leaks),
+            ("total-clusters", ours.total_clusters),
+            ("allocated-clusters", ours.allocated_clusters),
+            ("fragmented-clusters", ours.fragmented_clusters),
+            ("compressed-clusters", ours.compressed_clusters),
+            ("image-end-offset", ours.image_end_offset),
+        ];
+        for (key, found) in counts {
+            assert_eq!(found, number(&out, key), "{file}: {key}\n{cut}");
+        }
+    }
+    findings
+}
+
+/// Images of every kind, with content that is fragmented, compressed, zero and shared.
+const KINDS: &[&str] = &[
+    "",
+    "-o compat=0.10",
+    "-o cluster_size=512",
+    "-o cluster_size=4k,refcount_bits=1",
+    "-o refcount_bits=2",
+    "-o refcount_bits=4",
+    "-o refcount_bits=8",
+    "-o refcount_bits=32",
+    "-o refcount_bits=64",
+    "-o cluster_size=2M",
+    "-o extended_l2=on",
+    "-o extended_l2=on,cluster_size=16k,refcount_bits=64",
+    "-o lazy_refcounts=on",
+    "-o preallocation=metadata",
+];
+
+fn images(dir: &Path) -> Vec<String> {
+    let mut files = Vec::new();
+    for (index, options) in KINDS.iter().enumerate() {
+        let file = format!("{index}.qcow2");
+        qemu_img(dir, &format!("create -q -f qcow2 {options} {file} 6M").replace("  ", " ")).unwrap();
+        qemu_io(dir, &file, "write -P 1 0 700k; write -P 2 4M 200k; write -P 3 2M 64k; write -z 1M 128k").unwrap();
+        qemu_io(dir, &file, "write -c -P 9 5M 64k").unwrap_or_default();
+        if !options.contains("refcount_bits=1") {
+            qemu_img(dir, &format!("snapshot -c one {file}")).unwrap();
+            qemu_io(dir, &file, "write -P 4 100k 300k; discard 2M 64k").unwrap();
+            qemu_img(dir, &format!("snapshot -c two {file}")).unwrap();
+        }
+        if !options.contains("compat=0.10") {
+            qemu_img(dir, &format!("bitmap --add -g 64k {file} b0")).unwrap();
+            qemu_io(dir, &file, "write -P 5 3M 64k").unwrap();
+        }
+        files.push(file);
+    }
+    files
+}
+
+#[test]
+fn sound_images_of_every_kind_are_counted_as_by_qemu_img() {
+    let Some(dir) = scratch() else { return };
+    for file in images(dir.path()) {
+        assert_eq!(same_as_qemu_img(dir.path(), &file), vec![], "{file}");
+    }
+}
+
+/// A small generator: the same edits in every run.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % sides
+    }
+}
+
+/// Where metadata is: header fields that open all the same, tables, blocks.
+fn places(bytes: &[u8]) -> Vec<usize> {
+    let u64_at = |at: usize| u64::from_be_bytes(bytes[at..at + 8].try_into().unwrap()) as usize;
+    let u32_at = |at: usize| u32::from_be_bytes(bytes[at..at + 4].try_into().unwrap()) as usize;
+    let (l1, l1_count, table) = (u64_at(40), u32_at(36), u64_at(48));
+    let offset = |at: usize| u64_at(at) & 0x00ff_ffff_ffff_fe00;
+    let mut places = Vec::new();
+    for index in 0..l1_count.min(4) {
+        places.push(l1 + 8 * index);
+        let l2 = offset(l1 + 8 * index);
+        places.extend((0..20).map(|entry| l2 + 8 * entry).filter(|at| l2 > 0 && at + 8 <= bytes.len()));
+    }
+    places.extend([table, table + 8]);
+    places.extend((0..8).map(|index| offset(table) + 4 * index));
+    places.extend([u64_at(64), u64_at(64) + 8].into_iter().filter(|_| u32_at(60) > 0));
+    places
+}
+
+#[test]
+fn bent_images_are_judged_as_by_qemu_img() {
+    let Some(dir) = scratch() else { return };
+    let mut kinds = std::collections::BTreeSet::new();
+    let mut dice = Dice(7);
+    for file in images(dir.path()) {
+        let bytes = std::fs::read(dir.path().join(&file)).unwrap();
+        let places = places(&bytes);
+        for _ in 0..40 {
+            let mut bent = bytes.clone();
+            for _ in 0..=dice.roll(2) {
+                let at = places[dice.roll(places.len() as u64) as usize];
+                let word = u64::from_be_bytes(bent[at..at + 8].try_into().unwrap());
+                let word = match dice.roll(8) {
+                    0 => 0,
+                    1 => word ^ 1 << 63,
+                    2 => word ^ 1 << 62,
+                    3 => word ^ 1 << dice.roll(64),
+                    4 => word ^ 0x200 << dice.roll(8),
+                    5 => word.wrapping_add(bytes.len() as u64 & !511),
+                    6 => u64::from_be_bytes(bent[places[0]..places[0] + 8].try_into().unwrap()),
+                    _ => 0x8000_0000_0001_0000 + 0x2_0000 * dice.roll(2),
+                };
+                bent[at..at + 8].copy_from_slice(&word.to_be_bytes());
+            }
+            std::fs::write(dir.path().join("bent"), &bent).unwrap();
+            for finding in same_as_qemu_img(dir.path(), "bent") {
+                let name = format!("{finding:?}");
+                kinds.insert(name.split([' ', '{', ')']).next().unwrap_or_default().to_owned());
+            }
+        }
+    }
+    assert!(kinds.len() >= 14, "{kinds:?}");
+}
+
+#[test]
+fn a_failing_request_is_told_whichever_it_is() {
+    let Some(dir) = scratch() else { return };
+    qemu_img(dir.path(), "create -q -f qcow2 -o cluster_size=4k a.qcow2 6M").unwrap();
+    qemu_io(dir.path(), "a.qcow2", "write 0 700k; write 4M 200k").unwrap();
+    qemu_img(dir.path(), "snapshot -c one a.qcow2").unwrap();
+    let bytes = std::fs::read(dir.path().join("a.qcow2")).unwrap();
+    let (result, requests) = run(&bytes, Fault::None);
+    assert!(result.is_ok() && requests > 5);
+    for number in 0..requests {
+        let (result, _) = run(&bytes, Fault::Request(number));
+        assert!(matches!(result, Err(Error::Read(ReadError::Io { .. }))), "{number}: {result:?}");
+    }
+}
+
+#[test]
+fn formats_without_a_check_say_so() {
+    let Some(dir) = scratch() else { return };
+    qemu_img(dir.path(), "create -q -f qcow a 1M").unwrap();
+    let found = checked(&std::fs::read(dir.path().join("a")).unwrap());
+    assert_eq!(found, Err(Error::NoCheck { format: Format::Qcow }));
+}
+
+#[test]
+fn a_broken_snapshot_table_ends_the_check_and_not_the_opening() {
+    for (change, finding, failure) in [
+        ((70_000, 0), Qcow2Finding::TooManySnapshots { overhanging: 70_000 - 65_536 }, CheckFailure::TooLarge),
+        ((1, 77), Qcow2Finding::SnapshotTableOffset, CheckFailure::Invalid),
+    ] {
+        let image = Qcow2Builder::v3().header(|header| {
+            header.nb_snapshots = change.0.into();
+            header.snapshots_offset = change.1.into();
+        });
+        let (checked, findings) = checked(&image.build()).unwrap();
+        assert_eq!((findings, checked.failure), (vec![Finding::Qcow2(finding)], Some(failure)));
+    }
+}
+
+/// 1.3 million L1 entries that name the same L2 table of 64 KiB: as many reads would take minutes.
+#[test]
+fn a_table_that_is_named_again_and_again_is_read_once() {
+    const CLUSTER: u64 = 64 << 10;
+    let entries: u64 = 1 << 20;
+    let l1 = 3 * CLUSTER;
+    let l2 = l1 + entries * 8;
+    let mut image = Qcow2Builder::v3().header(|header| {
+        header.cluster_bits = 16.into();
+        header.l1_size = (entries as u32).into();
+        header.l1_table_offset = l1.into();
+        header.refcount_table_offset = CLUSTER.into();
+    });
+    image.bytes = vec![0; l2 as usize];
+    image.put(CLUSTER, (2 * CLUSTER).to_be_bytes());
+    for index in 0..entries {
+        image.put(l1 + 8 * index, l2.to_be_bytes());
+    }
+    for index in 0..CLUSTER / 8 {
+        image.put(l2 + 8 * index, (l2 + CLUSTER).to_be_bytes());
+    }
+    image.put(l2 + 2 * CLUSTER - 1, [0]);
+    let begin = std::time::Instant::now();
+    let (found, findings) = checked(&image.build()).unwrap();
+    assert!(begin.elapsed() < std::time::Duration::from_secs(30), "{:?}", begin.elapsed());
+    // Each cluster has a refcount of 0, and the data cluster more references than 16 bits count.
+    let overflows = (entries * CLUSTER / 8 - 65_535) + (entries - 65_535);
+    let clusters = l2 / CLUSTER + 2;
+    assert_eq!((found.corruptions, found.untold > 0), (overflows + clusters, true), "{:?}", findings.last());
+}
+
+#[test]
+fn what_no_image_of_its_size_needs_is_refused() {
+    // 65,536 snapshots, each with an L1 table as long as the file.
+    let mut image = Qcow2Builder::v3();
+    image.bytes.resize(8 << 20, 0);
+    let table = 4 << 20;
+    let mut entry = vec![0; 40];
+    entry[..8].copy_from_slice(&512u64.to_be_bytes());
+    entry[8..12].copy_from_slice(&1_000_000u32.to_be_bytes());
+    for index in 0..65_536u64 {
+        image.put(table + 40 * index, &entry);
+    }
+    let image = image.header(|header| {
+        header.nb_snapshots = 65_536.into();
+        header.snapshots_offset = table.into();
+    });
+    assert_eq!(checked(&image.build()), Err(Error::OutOfBudget(Resource::ReadBytes)));
+}
