@@ -73,6 +73,58 @@ pub enum CheckFailure {
 pub enum Finding {
     /// In a qcow2 image.
     Qcow2(Qcow2Finding),
+    /// In a VDI.
+    Vdi(VdiFinding),
+    /// In a Parallels image.
+    Parallels(ParallelsFinding),
+}
+
+/// What is wrong with a VDI.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum VdiFinding {
+    /// An entry's block is one that another entry has.
+    BlockTwice {
+        /// The block of the file.
+        block: u32,
+    },
+    /// An entry's block is none of the image's.
+    BlockTooLarge {
+        /// Number of the entry.
+        index: u32,
+        /// The block of the file.
+        block: u32,
+    },
+    /// The header has another number of blocks in use.
+    Allocated {
+        /// Blocks in use.
+        found: u32,
+        /// What the header says.
+        expected: u32,
+    },
+}
+
+/// What is wrong with a Parallels image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ParallelsFinding {
+    /// It was not closed.
+    Unclean,
+    /// Where blocks start is within the table, or past the end of the file.
+    DataOffset,
+    /// A block is not wholly in the file.
+    PastEnd {
+        /// Number of the entry.
+        index: u32,
+    },
+    /// What follows the last block.
+    Leaked {
+        /// Bytes.
+        len: u64,
+    },
+    /// An entry's block is one that an entry before it has.
+    Twice {
+        /// Number of the entry.
+        index: u32,
+    },
 }
 
 /// What is wrong with a qcow2 image. Offsets and lengths are bytes of its file.

@@ -4,7 +4,7 @@
 use super::escape::shown;
 use super::json::{Layout, to_text};
 use super::qdict::{QDict, Value};
-use instar_abi::check::{CheckFailure, Checked, Finding, Qcow2Finding};
+use instar_abi::check::{CheckFailure, Checked, Finding, ParallelsFinding, Qcow2Finding, VdiFinding};
 use nix::errno::Errno;
 
 /// The line of a finding, or its lines; qemu-img signs some with its name.
@@ -12,6 +12,28 @@ use nix::errno::Errno;
 pub fn line(finding: &Finding, program: &str) -> String {
     match finding {
         Finding::Qcow2(finding) => qcow2(finding, program) + "\n",
+        Finding::Vdi(finding) => vdi(*finding) + "\n",
+        Finding::Parallels(finding) => parallels(*finding) + "\n",
+    }
+}
+
+fn vdi(finding: VdiFinding) -> String {
+    match finding {
+        VdiFinding::BlockTwice { block } => format!("ERROR: block index {block} also used by {block}"),
+        VdiFinding::BlockTooLarge { index, block } => format!("ERROR: block index {index} too large, is {block}"),
+        VdiFinding::Allocated { found, expected } => {
+            format!("ERROR: allocated blocks mismatch, is {found}, should be {expected}")
+        }
+    }
+}
+
+fn parallels(finding: ParallelsFinding) -> String {
+    match finding {
+        ParallelsFinding::Unclean => "ERROR image was not closed correctly".to_owned(),
+        ParallelsFinding::DataOffset => "ERROR data_off field has incorrect value".to_owned(),
+        ParallelsFinding::PastEnd { index } => format!("ERROR cluster {index} is outside image"),
+        ParallelsFinding::Leaked { len } => format!("ERROR space leaked at the end of the image {len}"),
+        ParallelsFinding::Twice { index } => format!("ERROR duplicate offset in BAT entry {index}"),
     }
 }
 

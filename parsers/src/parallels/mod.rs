@@ -7,6 +7,7 @@
 //! # Source
 //! QEMU, `docs/interop/parallels.rst`; what is refused as QEMU 10.0's `block/parallels.c`.
 
+mod check;
 mod wire;
 
 use crate::image::{Blocks, Extent, Kind, Layered, entry, uniform};

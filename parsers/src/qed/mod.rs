@@ -7,6 +7,7 @@
 //! # Source
 //! QEMU, `docs/interop/qed_spec.rst`; what is refused as QEMU 10.0's `block/qed.c`.
 
+mod check;
 mod wire;
 
 use crate::align;

@@ -7,6 +7,7 @@
 //! # Source
 //! QEMU 10.0, `block/vdi.c`, from its description of the header; what is refused, too.
 
+mod check;
 mod wire;
 
 use crate::align;

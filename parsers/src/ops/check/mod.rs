@@ -8,8 +8,11 @@ mod tests;
 use super::Reply;
 use crate::detect::detect;
 use crate::image::Findings;
+use crate::parallels::Parallels;
 use crate::qcow2::{self, Qcow2};
+use crate::qed::Qed;
 use crate::store::Part;
+use crate::vdi::Vdi;
 use alloc::vec::Vec;
 use instar_abi::check::Checked;
 use instar_abi::error::Error;
@@ -46,6 +49,9 @@ fn layer_checked<E: Env>(session: &mut Session<'_, E>, id: LayerId, layer: &Laye
             let image = Qcow2::open_for_check(io, id, layer.disk)?;
             qcow2::check(io, &image)
         }
+        Format::Vdi => Vdi::open(io, id, layer.disk)?.check(io),
+        Format::Qed => Qed::open(io, id, layer.disk)?.check(io),
+        Format::Parallels => Parallels::open(io, id, layer.disk)?.check(io),
         Format::Raw | Format::Iso | Format::Luks | Format::Qcow | Format::Vpc => Err(Error::NoCheck { format }),
         format => Err(Error::UnsupportedFormat { layer: id, format }),
     }

@@ -2,7 +2,7 @@
 
 use super::check;
 use crate::testing::{Fault, Machine, MemoryDisk, Qcow2Builder, qemu_img, qemu_io, request, scratch};
-use instar_abi::check::{CheckFailure, Checked, Finding, Qcow2Finding};
+use instar_abi::check::{CheckFailure, Checked, Finding, ParallelsFinding, Qcow2Finding};
 use instar_abi::error::{Error, ReadError, Resource};
 use instar_abi::format::Format;
 use instar_abi::reply::{End, Frame};
@@ -277,4 +277,67 @@ fn what_no_image_of_its_size_needs_is_refused() {
         header.snapshots_offset = table.into();
     });
     assert_eq!(checked(&image.build()), Err(Error::OutOfBudget(Resource::ReadBytes)));
+}
+
+/// Bends 32-bit words at `places` of an image of a format with little-endian tables, and holds each against qemu-img.
+fn bent_words(format: &str, places: &[usize], words: &[u32], skip: impl Fn(&[u8]) -> bool) {
+    let Some(dir) = scratch() else { return };
+    qemu_img(dir.path(), &format!("create -q -f {format} a 6M")).unwrap();
+    qemu_io(dir.path(), &format!("-f {format} a"), "write 0 2M; write 4M 64k").unwrap();
+    let bytes = std::fs::read(dir.path().join("a")).unwrap();
+    assert_eq!(same_as_qemu_img(dir.path(), "a"), vec![]);
+    for at in places {
+        for word in words {
+            let mut bent = bytes.clone();
+            bent[*at..at + 4].copy_from_slice(&word.to_le_bytes());
+            if !skip(&bent) {
+                std::fs::write(dir.path().join("bent"), &bent).unwrap();
+                same_as_qemu_img(dir.path(), "bent");
+            }
+        }
+    }
+    for len in [bytes.len() + 70_000, bytes.len() + 3_000_000] {
+        let mut bent = bytes.clone();
+        bent.resize(len, 0);
+        std::fs::write(dir.path().join("bent"), &bent).unwrap();
+        same_as_qemu_img(dir.path(), "bent");
+    }
+}
+
+#[test]
+fn bent_tables_of_vdi_are_judged_as_by_qemu_img() {
+    bent_words("vdi", &[0x184, 0x200, 0x204, 0x208, 0x214], &[0, 1, 2, 5, 6, 77, u32::MAX - 1, u32::MAX], |_| false);
+}
+
+#[test]
+fn bent_tables_of_qed_are_judged_as_by_qemu_img() {
+    let l1 = 0x1_0000;
+    let l2 = 0x5_0000;
+    let words = [0, 1, 0x1_0000, 0x5_0000, 0x6_0000, 0x9_0000, 0xa_0000, 0x1234, 0x7fff_0000, 0x25_0000];
+    bent_words("qed", &[l1, l1 + 8, l1 + 80, l2, l2 + 8, l2 + 4096, 0x25_0000, 0x25_0008], &words, |_| false);
+}
+
+#[test]
+fn bent_tables_of_parallels_are_judged_as_by_qemu_img() {
+    // qemu-img dies of blocks past the end of the file, for which its bitmap is too short, and fails where the last
+    // block is one that an entry before it has.
+    let dies = |bytes: &[u8]| {
+        let word = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap());
+        let blocks: Vec<u32> = (0..6).map(|index| word(64 + 4 * index)).filter(|block| *block > 0).collect();
+        let is_last_twice = blocks.split_last().is_some_and(|(last, rest)| rest.contains(last));
+        is_last_twice || blocks.iter().any(|block| *block > 3) || word(48) == 4096
+    };
+    bent_words("parallels", &[44, 48, 64, 68, 72, 80], &[0, 1, 2, 3, 2048, 4096, 1 << 20, 0x746f_6e59], dies);
+}
+
+#[test]
+fn blocks_of_parallels_past_the_end_of_the_file_are_told() {
+    let Some(dir) = scratch() else { return };
+    qemu_img(dir.path(), "create -q -f parallels a 6M").unwrap();
+    qemu_io(dir.path(), "-f parallels a", "write 0 2M").unwrap();
+    let mut bytes = std::fs::read(dir.path().join("a")).unwrap();
+    bytes[64..68].copy_from_slice(&99u32.to_le_bytes());
+    let (checked, findings) = checked(&bytes).unwrap();
+    let past = ParallelsFinding::PastEnd { index: 0 };
+    assert_eq!((findings, checked.corruptions, checked.allocated_clusters), (vec![Finding::Parallels(past)], 1, 1));
 }
