@@ -8,7 +8,7 @@ use instar::disk::file::SourceFile;
 use instar::job::{Machine as _, Then, limits};
 use instar::{Choice, Engine, Job};
 use instar_abi::reply::Frame;
-use instar_abi::request::{Access, Disk, DiskId, Layer, LayerId, Op, RawGate, Request};
+use instar_abi::request::{Access, Below, Disk, DiskId, Layer, LayerId, Op, RawGate, Request};
 use std::sync::Arc;
 
 fn main() -> Result<(), String> {
@@ -24,7 +24,13 @@ fn main() -> Result<(), String> {
     let request = Request {
         op: Op::Info { image: LayerId(0) },
         disks: vec![Disk { len, access: Access::ReadOnly, data: None, allocated: None }],
-        layers: vec![Layer { disk: DiskId(0), format: None, raw_gate: RawGate::Partitioned, window: None }],
+        layers: vec![Layer {
+            disk: DiskId(0),
+            format: None,
+            raw_gate: RawGate::Partitioned,
+            window: None,
+            below: Below::AsNamed,
+        }],
         answers: Vec::new(),
         budget: limits::INFO_BUDGET,
         seed: [0; 32],

@@ -11,7 +11,7 @@ use instar::vmm::process::{self, Bounds, Heard};
 use instar::vmm::run::{Prepared, Setup, Transport};
 use instar::vmm::sandbox;
 use instar_abi::format::Format;
-use instar_abi::request::{Access, Budget, Disk as RequestDisk, DiskId, Layer, LayerId, Op, RawGate, Request};
+use instar_abi::request::{Access, Below, Budget, Disk as RequestDisk, DiskId, Layer, LayerId, Op, RawGate, Request};
 use std::io::Write as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -56,7 +56,13 @@ fn one(elf: &[u8], path: &str, mut pipe: std::fs::File) -> i32 {
     let request = Request {
         op: Op::Info { image: LayerId(0) },
         disks: vec![RequestDisk { len, access: Access::ReadOnly, data: None, allocated: None }],
-        layers: vec![Layer { disk: DiskId(0), format: Some(Format::Qcow2), raw_gate: RawGate::Open, window: None }],
+        layers: vec![Layer {
+            disk: DiskId(0),
+            format: Some(Format::Qcow2),
+            raw_gate: RawGate::Open,
+            window: None,
+            below: Below::AsNamed,
+        }],
         answers: vec![],
         budget: Budget { heap_bytes: 64 << 20, read_bytes: 64 << 20, steps: 1 << 22, depth: 1 },
         seed: [0; 32],

@@ -8,7 +8,7 @@ use instar::disk::Disk;
 use instar::disk::file::SourceFile;
 use instar::job::{Job, Machine as _, Then, limits};
 use instar::machine::{Accelerator, Choice, Engine, Images, MachineError, Program, QemuMachine, Transport};
-use instar_abi::request::{Access, Disk as RequestDisk, DiskId, Layer, LayerId, Op, RawGate, Request};
+use instar_abi::request::{Access, Below, Disk as RequestDisk, DiskId, Layer, LayerId, Op, RawGate, Request};
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::Write as _;
@@ -511,7 +511,13 @@ fn be_provoked_if_told() {
     let request = Request {
         op: Op::Info { image: LayerId(0) },
         disks: vec![RequestDisk { len: 512, access: Access::ReadOnly, data: None, allocated: None }],
-        layers: vec![Layer { disk: DiskId(0), format: None, raw_gate: RawGate::Open, window: None }],
+        layers: vec![Layer {
+            disk: DiskId(0),
+            format: None,
+            raw_gate: RawGate::Open,
+            window: None,
+            below: Below::AsNamed,
+        }],
         answers: vec![],
         budget: limits::INFO_BUDGET,
         seed: [0; 32],

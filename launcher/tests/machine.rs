@@ -7,7 +7,7 @@ use instar::disk::Disk;
 use instar::disk::file::SourceFile;
 use instar::machine::{self, Job, Limits, Transport};
 use instar_abi::reply::Frame;
-use instar_abi::request::{Access, Budget, Disk as RequestDisk, DiskId, Layer, LayerId, Op, RawGate, Request};
+use instar_abi::request::{Access, Below, Budget, Disk as RequestDisk, DiskId, Layer, LayerId, Op, RawGate, Request};
 use std::io::Write as _;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
@@ -57,7 +57,13 @@ fn child(image: &[u8], case: Case) -> ! {
     let request = Request {
         op: Op::Info { image: LayerId(0) },
         disks: vec![RequestDisk { len: 512, access: Access::ReadOnly, data: None, allocated: None }],
-        layers: vec![Layer { disk: DiskId(0), format: None, raw_gate: RawGate::Open, window: None }],
+        layers: vec![Layer {
+            disk: DiskId(0),
+            format: None,
+            raw_gate: RawGate::Open,
+            window: None,
+            below: Below::AsNamed,
+        }],
         answers: vec![],
         budget: Budget { heap_bytes: 1 << 20, read_bytes: 1 << 20, steps: 1000, depth: 1 },
         seed: [0; 32],

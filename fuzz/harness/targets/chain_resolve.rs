@@ -6,7 +6,7 @@ use crate::model::qcow2::{self, lookup};
 use instar_abi::error::{Error, ReadError};
 use instar_abi::format::Format;
 use instar_abi::reply::Need;
-use instar_abi::request::{Access, Answer, Disk, DiskId, Given, Layer, LayerId, NeedKind, Op, RawGate, Request};
+use instar_abi::request::{Access, Answer, Below, Disk, DiskId, Given, Layer, LayerId, NeedKind, Op, RawGate, Request};
 use instar_parsers::image::{Chain, Driver, Image as _, Kind, Resolved, open};
 use instar_parsers::qcow2::Crypt;
 use instar_parsers::store::ReadAt;
@@ -245,5 +245,5 @@ impl<'a> Job<'a> {
 }
 
 fn layer(disk: usize, format: Option<Format>) -> Layer {
-    Layer { disk: DiskId(disk as u32), format, raw_gate: RawGate::Open, window: None }
+    Layer { disk: DiskId(disk as u32), format, raw_gate: RawGate::Open, window: None, below: Below::AsNamed }
 }

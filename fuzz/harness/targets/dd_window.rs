@@ -4,7 +4,7 @@ use crate::layout::Script;
 use crate::machine::FuzzMachine;
 use instar_abi::reply::{End, FinalLength, Frame};
 use instar_abi::request::{
-    Access, Before, Convert, Disk, DiskId, Layer, Op, Part, Qcow2Options, RawGate, Request, TargetFormat,
+    Access, Before, Below, Convert, Disk, DiskId, Layer, Op, Part, Qcow2Options, RawGate, Request, TargetFormat,
 };
 use instar_parsers::ops::convert;
 
@@ -48,6 +48,7 @@ pub fn dd_window(data: &[u8]) {
             format: Some(instar_abi::format::Format::Raw),
             raw_gate: RawGate::Open,
             window: None,
+            below: Below::AsNamed,
         }],
         answers: Vec::new(),
         budget: BUDGET,

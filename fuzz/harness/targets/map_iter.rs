@@ -7,7 +7,7 @@ use instar_abi::error::Error;
 use instar_abi::format::Format;
 use instar_abi::reply::{Compared, End, Frame, MapExtent, Measured};
 use instar_abi::request::{
-    Access, Compare, Disk, DiskId, HostExtent, Layer, LayerId, Map, Measure, MeasuredContent, Op, Qcow2Options,
+    Access, Below, Compare, Disk, DiskId, HostExtent, Layer, LayerId, Map, Measure, MeasuredContent, Op, Qcow2Options,
     RawGate, Request, TargetFormat,
 };
 use instar_parsers::ops;
@@ -76,8 +76,13 @@ impl Job {
         let runs = [HostExtent { start: 0, len: start }, HostExtent { start: end, len: len - end }];
         let data = (self.hole > 0).then(|| runs.into_iter().filter(|run| run.len > 0).collect());
         let disk = Disk { len, access: Access::ReadOnly, data, allocated: Some(len) };
-        let layer =
-            |disk| Layer { disk: DiskId(disk), format: Some(self.format), raw_gate: RawGate::Open, window: None };
+        let layer = |disk| Layer {
+            disk: DiskId(disk),
+            format: Some(self.format),
+            raw_gate: RawGate::Open,
+            window: None,
+            below: Below::AsNamed,
+        };
         Request {
             op,
             disks: (0..copies).map(|_| disk.clone()).collect(),

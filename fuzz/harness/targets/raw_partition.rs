@@ -4,7 +4,7 @@ use crate::layout::le64;
 use crate::model;
 use instar_abi::error::Error;
 use instar_abi::format::Format;
-use instar_abi::request::{Layer, RawGate, Window};
+use instar_abi::request::{Below, Layer, RawGate, Window};
 use instar_parsers::detect::{detect, is_partitioned};
 use instar_parsers::image::{Image as _, Kind};
 use instar_parsers::raw::Raw;
@@ -17,7 +17,7 @@ pub fn raw_partition(data: &[u8]) {
     let accepted = is_partitioned(head);
     assert_eq!(accepted, model::detect::is_partitioned(&image), "the gate's answer");
     assert!(!(accepted && head.iter().all(|&byte| byte == 0)));
-    let layer = Layer { disk: DISK, format: None, raw_gate: RawGate::Partitioned, window: None };
+    let layer = Layer { disk: DISK, format: None, raw_gate: RawGate::Partitioned, window: None, below: Below::AsNamed };
     let strict = detect(&mut FuzzReader::new(vec![image]), LAYER, &layer).inspect_err(check_error);
     assert!(strict != Ok(Format::Raw) || accepted, "raw without a partition table");
     window(data);
@@ -34,6 +34,7 @@ fn window(data: &[u8]) {
         format: Some(Format::Raw),
         raw_gate: RawGate::Partitioned,
         window: Some(Window { offset, len }),
+        below: Below::AsNamed,
     };
     let mut reader = FuzzReader::new(vec![FuzzImage::new(data)]);
     let fits = u128::from(offset) + u128::from(len.unwrap_or(0)) <= u128::from(disk_len);

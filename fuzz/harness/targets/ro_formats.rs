@@ -2,7 +2,7 @@ use super::{DISK, LAYER, check_error};
 use crate::image::{FuzzImage, FuzzReader};
 use crate::layout::Script;
 use instar_abi::format::Format;
-use instar_abi::request::{Layer, RawGate};
+use instar_abi::request::{Below, Layer, RawGate};
 use instar_parsers::codec::Codecs;
 use instar_parsers::image::{Driver, Extent, Image as _, Kind, open};
 use instar_parsers::store::ReadAt;
@@ -19,7 +19,8 @@ const SECTOR_LEN: u64 = 512;
 /// then pieces: sector (4), length (2), bytes.
 pub fn ro_formats(data: &[u8]) {
     let Some((format, image)) = image_of(Script::new(data), u64::MAX) else { return };
-    let layer = Layer { disk: DISK, format: Some(format), raw_gate: RawGate::Open, window: None };
+    let layer =
+        Layer { disk: DISK, format: Some(format), raw_gate: RawGate::Open, window: None, below: Below::AsNamed };
     let mut reader = FuzzReader::new(vec![image]);
     let opened = match open(&mut reader, LAYER, &layer) {
         Ok(opened) => opened,

@@ -2,7 +2,7 @@ use crate::image::BUDGET;
 use crate::layout::Script;
 use crate::machine::FuzzMachine;
 use instar_abi::error::{Error, RawError, ReadError};
-use instar_abi::request::{Access, Disk, DiskId, Layer, LayerId, RawGate, Window};
+use instar_abi::request::{Access, Below, Disk, DiskId, Layer, LayerId, RawGate, Window};
 use instar_io::Env as _;
 use instar_parsers::store::{Cache, Part, Queue, ReadAt, Store};
 
@@ -36,7 +36,7 @@ pub fn window_read(data: &[u8]) {
     let mut queue = Queue::new(machine.lane());
     let (mut cache, mut budget) = (Cache::new(), BUDGET.into());
     let mut store = Store { queue: &mut queue, cache: &mut cache, budget: &mut budget, disks: &described };
-    let layer = Layer { disk: DiskId(0), format: None, raw_gate: RawGate::Open, window };
+    let layer = Layer { disk: DiskId(0), format: None, raw_gate: RawGate::Open, window, below: Below::AsNamed };
     let part = Part::of(&store, LayerId(0), &layer);
     let (start, end) = match &part {
         Ok(part) => {

@@ -315,6 +315,20 @@ pub struct Layer {
     pub raw_gate: RawGate,
     /// A part of the disk instead of all of it (`offset` and `size` of the raw driver).
     pub window: Option<Window>,
+    /// What is below it.
+    pub below: Below,
+}
+
+/// What is below a layer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Below {
+    /// What the image names.
+    #[default]
+    AsNamed,
+    /// Nothing, whatever the image names.
+    Nothing,
+    /// This layer, whatever the image names.
+    Layer(LayerId),
 }
 
 /// When content without a known header is taken as raw. Concerns detection only: a given format is obeyed.
@@ -429,7 +443,11 @@ impl Request {
             },
             Op::Compare(compare) => layer(compare.left) && layer(compare.right),
         };
-        op && self.layers.iter().all(|l| disk(l.disk))
+        let below = |below: Below| match below {
+            Below::AsNamed | Below::Nothing => true,
+            Below::Layer(id) => layer(id),
+        };
+        op && self.layers.iter().all(|l| disk(l.disk) && below(l.below))
             && self.answers.iter().all(|answer| {
                 layer(answer.layer)
                     && match answer.given {

@@ -6,7 +6,7 @@ use crate::job::limits;
 use crate::render::escape::shown;
 use instar_abi::control::{FRAME_LEN_MAX, Header, REPLY_BASE, REQUEST_OFFSET, SECTOR_LEN};
 use instar_abi::reply::{FRAME_HEADER_LEN, decode_batch};
-use instar_abi::request::{Access, Disk, DiskId, Layer, LayerId, Op, RawGate, Request};
+use instar_abi::request::{Access, Below, Disk, DiskId, Layer, LayerId, Op, RawGate, Request};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
@@ -31,7 +31,13 @@ pub(super) fn control(image: &Path, control: &Path) -> io::Result<String> {
             data: None,
             allocated: None,
         }],
-        layers: vec![Layer { disk: DiskId(0), format: None, raw_gate: RawGate::Partitioned, window: None }],
+        layers: vec![Layer {
+            disk: DiskId(0),
+            format: None,
+            raw_gate: RawGate::Partitioned,
+            window: None,
+            below: Below::AsNamed,
+        }],
         answers: Vec::new(),
         budget: limits::INFO_BUDGET,
         seed: [0; 32],

@@ -54,14 +54,7 @@ pub(super) fn run(mode: Mode, args: &[OsString], machine: &mut dyn Machine, term
 
 /// From words to meaning, and on to the job.
 fn copy(mode: Mode, typed: &Typed, machine: &mut dyn Machine, on_news: &mut dyn FnMut(News)) -> Result<(), Failure> {
-    let source = |name: &OsString| {
-        let source = image_name(name, typed.reading, typed.format.as_deref(), typed.shared)?;
-        if source.alone {
-            let error = NameError::UnsupportedOption { key: "backing".to_owned() };
-            return Err(Failure::Name { typed: source.typed, error });
-        }
-        Ok(source)
-    };
+    let source = |name: &OsString| image_name(name, typed.reading, typed.format.as_deref(), typed.shared);
     let sources = typed.sources.iter().map(source).collect::<Result<_, _>>()?;
     let (target_path, existing) = target_path(typed)?;
     let meant = convert::Meant {

@@ -17,7 +17,7 @@ use crate::render::info::Described;
 use crate::render::report::{Collector, Lie, Report};
 use instar_abi::format::Format;
 use instar_abi::reply::{End, Frame, Need};
-use instar_abi::request::{Answer, Given, Layer, LayerId, NeedKind, Op, RawGate};
+use instar_abi::request::{Answer, Below, Given, Layer, LayerId, NeedKind, Op, RawGate};
 use std::os::fd::AsFd as _;
 
 /// An image that is open and not yet described.
@@ -185,7 +185,7 @@ impl Pending {
         let request = request(op, limits::INFO_BUDGET, 1).map_err(|e| Failure::Random(e.raw_os_error()))?;
         let mut job = Job { op: "info", disks: Vec::new(), request, limits: limits::INFO };
         let disk = job.add_source(opened.file.try_clone().map_err(failed)?, opened.len, Host::default());
-        let layer = job.add_layer(Layer { disk, format: name.format(), raw_gate, window });
+        let layer = job.add_layer(Layer { disk, format: name.format(), raw_gate, window, below: Below::AsNamed });
         let mut disks = vec![name.path.clone()];
         for Part { name, opened } in answers {
             // A name that stands there again has its answer.

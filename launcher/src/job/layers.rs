@@ -6,7 +6,7 @@
 
 use super::failure::{Failure, GuestFailure, NamedError, NamedFailure, Names};
 use super::info::chain_format;
-use super::name::ImageName;
+use super::name::{ImageName, NameBelow};
 use super::open::{self, FileId, Opened, path_of};
 use super::{CONVERT_FULL, Job, Machine, Then, extents, limits, op_image, request};
 use crate::disk::Disk as DiskBytes;
@@ -18,7 +18,7 @@ use crate::render::image_file::full_backing_name;
 use crate::render::report::Lie;
 use instar_abi::format::Format;
 use instar_abi::reply::{End, FinalLength, Frame, Need};
-use instar_abi::request::{Answer, Budget, Disk, DiskId, Given, Layer, LayerId, NeedKind, Op, RawGate};
+use instar_abi::request::{Answer, Below, Budget, Disk, DiskId, Given, Layer, LayerId, NeedKind, Op, RawGate};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -41,9 +41,10 @@ pub(super) struct Layers {
     job: Job,
     names: Names,
     reading: Reading,
-    paths: Vec<PathBuf>, // of each layer's file
-    roots: Vec<usize>,   // of each layer: which of the user's images it lies below
-    users: Vec<FileId>,  // of each of the user's images
+    paths: Vec<PathBuf>,              // of each layer's file
+    roots: Vec<usize>,                // of each layer: which of the user's images it lies below
+    users: Vec<FileId>,               // of each of the user's images
+    below: Vec<(LayerId, ImageName)>, // what the user says is below, and is not yet in the job
 }
 
 impl Layers {
@@ -52,7 +53,7 @@ impl Layers {
         let request = request(op, budget, lanes).map_err(|e| Failure::Random(e.raw_os_error()))?;
         let job = Job { op: op_image(&request.op), disks: Vec::new(), request, limits };
         let (names, paths, roots, users) = (Names::default(), Vec::new(), Vec::new(), Vec::new());
-        Ok(Self { job, names, reading, paths, roots, users })
+        Ok(Self { job, names, reading, paths, roots, users, below: Vec::new() })
     }
 
     /// The operation.
@@ -71,7 +72,40 @@ impl Layers {
         if self.names.top.is_empty() {
             self.names.top.clone_from(&name.typed);
         }
-        self.add_image((0, &name.typed), opened, name.format(), window)
+        let layer = self.add_image((0, &name.typed), opened, name.format(), window)?;
+        self.note_below(layer, name);
+        Ok(layer)
+    }
+
+    fn note_below(&mut self, layer: LayerId, name: &ImageName) {
+        match &name.below {
+            NameBelow::AsNamed => {}
+            NameBelow::Nothing => self.set_below(layer, Below::Nothing),
+            NameBelow::Image(below) => self.below.push((layer, (**below).clone())),
+        }
+    }
+
+    fn set_below(&mut self, layer: LayerId, below: Below) {
+        let index = usize::try_from(layer.0).ok();
+        if let Some(layer) = index.and_then(|index| self.job.request.layers.get_mut(index)) {
+            layer.below = below;
+        }
+    }
+
+    /// Opens what the user says is below the images, behind all that the operation names.
+    fn open_below(&mut self) -> Result<(), Failure> {
+        while let Some((above, name)) = self.below.pop() {
+            let opened = open::source(path_of(&name.path), self.reading.claim).map_err(|error| Failure::Open {
+                typed: name.typed.clone(),
+                path: name.path.clone(),
+                error,
+            })?;
+            let window = name.window(opened.len).map_err(|error| Failure::Name { typed: name.typed.clone(), error })?;
+            let layer = self.add_image((1, &self.names.top.clone()), opened, name.format(), window)?;
+            self.set_below(above, Below::Layer(layer));
+            self.note_below(layer, &name);
+        }
+        Ok(())
     }
 
     /// Adds an image of the user's; `below`: how deep it lies below what the user calls so.
@@ -93,7 +127,7 @@ impl Layers {
             error,
         })?;
         let disk = self.job.add_source(bytes, len, host);
-        Ok(self.job.add_layer(Layer { disk, format, raw_gate: self.reading.raw_gate, window }))
+        Ok(self.job.add_layer(Layer { disk, format, raw_gate: self.reading.raw_gate, window, below: Below::AsNamed }))
     }
 
     /// Adds an image that a disk of the job holds already, with what it names below it.
@@ -106,7 +140,13 @@ impl Layers {
         id: FileId,
     ) -> LayerId {
         self.note_root(path, below, id);
-        self.job.add_layer(Layer { disk, format: Some(format), raw_gate: self.reading.raw_gate, window: None })
+        self.job.add_layer(Layer {
+            disk,
+            format: Some(format),
+            raw_gate: self.reading.raw_gate,
+            window: None,
+            below: Below::AsNamed,
+        })
     }
 
     /// Adds a disk that is written.
@@ -132,6 +172,7 @@ impl Layers {
         machine: &mut dyn Machine,
         on_frame: &mut OnFrame<'_>,
     ) -> Result<Vec<FinalLength>, Failure> {
+        self.open_below()?;
         let mut needs = match self.run_once(machine, on_frame)? {
             Ran::Done(lengths) => return Ok(lengths),
             Ran::Needs(needs) => needs,
@@ -229,7 +270,7 @@ impl Layers {
                 self.roots.push(root);
                 self.names.depths.push(deeper);
                 self.names.tops.push(top);
-                Given::Layer(self.job.add_layer(Layer { disk, format, raw_gate, window: None }))
+                Given::Layer(self.job.add_layer(Layer { disk, format, raw_gate, window: None, below: Below::AsNamed }))
             }
             NeedKind::DataFile | NeedKind::Extent => Given::Disk(disk),
         };

@@ -25,9 +25,20 @@ pub struct ImageName {
     pub path: Vec<u8>,
     /// Open without claims on the file: `-U`, or `force-share` among the options.
     pub shared: bool,
-    /// `"backing": null`: open without what is below.
-    pub alone: bool,
+    /// What is below it.
+    pub below: NameBelow,
     levels: Vec<Level>, // top first, never empty; all but the first are raw
+}
+
+/// What is below an image, as far as the user says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NameBelow {
+    /// What the image names.
+    AsNamed,
+    /// Nothing: `"backing": null`.
+    Nothing,
+    /// This, by options that begin with `backing.`.
+    Image(Box<ImageName>),
 }
 
 /// A node with a driver.
@@ -82,7 +93,7 @@ impl ImageName {
     /// An image of a plain path.
     #[must_use]
     pub fn from_path(path: Vec<u8>) -> Self {
-        Self { typed: path.clone(), path, shared: false, alone: false, levels: vec![Level::default()] }
+        Self { typed: path.clone(), path, shared: false, below: NameBelow::AsNamed, levels: vec![Level::default()] }
     }
 
     fn from_options(mut options: Options) -> Result<Self, NameError> {
@@ -130,7 +141,11 @@ impl ImageName {
         options.take_below("cache");
         if self.levels.len() == 1 && options.get("backing") == Some(&Value::Null) {
             options.take("backing");
-            self.alone = true;
+            self.below = NameBelow::Nothing;
+        }
+        let backing = if self.levels.len() == 1 { options.take_below("backing") } else { Options::default() };
+        if !backing.is_empty() {
+            self.below = NameBelow::Image(Box::new(Self::from_options(backing)?));
         }
         match options.any_key() {
             None => Ok(below),
@@ -281,7 +296,7 @@ const PLAIN: [&str; 5] = ["node-name", "read-only", "auto-read-only", "discard",
 
 /// Options of QEMU's drivers that this version does not have.
 fn is_known_option(key: &str) -> bool {
-    let known = ["encrypt.", "data-file", "backing.", "key-secret", "lazy-refcounts", "pass-discard", "overlap-check"];
+    let known = ["encrypt.", "data-file", "key-secret", "lazy-refcounts", "pass-discard", "overlap-check"];
     known.iter().any(|known| key.starts_with(known)) || key.ends_with("cache-size")
 }
 
@@ -451,7 +466,7 @@ mod tests {
     fn a_format_given_beside_the_name_goes_first() {
         let typed = br#"json:{"driver":"qcow2","file":{"filename":"a"},"backing":null}"#;
         let found = ImageName::parse(typed, Reading::Name, Some(Format::Raw)).expect("a name");
-        assert_eq!((found.format(), found.alone), (Some(Format::Raw), true));
+        assert_eq!((found.format(), found.below), (Some(Format::Raw), NameBelow::Nothing));
         let found = ImageName::parse(typed, Reading::Name, None).expect("a name");
         assert_eq!((found.format(), found.typed.as_slice()), (Some(Format::Qcow2), typed.as_slice()));
     }

@@ -10,7 +10,7 @@ use instar_abi::error::{BlockError, ChainError, Error, Identity};
 use instar_abi::facts::Backing;
 use instar_abi::format::Format;
 use instar_abi::reply::Need;
-use instar_abi::request::{Answer, DiskId, Given, HostExtent, LayerId, NeedKind, Request, SnapshotName};
+use instar_abi::request::{Answer, Below, DiskId, Given, HostExtent, LayerId, NeedKind, Request, SnapshotName};
 
 /// A disk as all its layers give it, top first.
 pub struct Chain {
@@ -66,6 +66,7 @@ impl Chain {
             let mut image = open(io, id, layer)?;
             let part = image.part;
             let wanted = core::mem::take(&mut expected);
+            let is_named = layer.below == Below::AsNamed;
             match &mut image.driver {
                 Driver::Raw(_) => {}
                 Driver::Qcow2(image) => {
@@ -73,11 +74,15 @@ impl Chain {
                         return Err(Error::Encrypted { layer: id });
                     }
                     attach_data_file(request, image, &mut needs)?;
-                    next = backing(request, image, &mut needs)?;
+                    if is_named {
+                        next = backing(request, image, &mut needs)?;
+                    }
                 }
                 Driver::Blocks(image) => {
                     check_identity(id, &**image, &wanted)?;
-                    expected = image.parent_identities();
+                    if is_named {
+                        expected = image.parent_identities();
+                    }
                     for need in attach_files(&mut part.view(io), request, id, &mut **image)? {
                         // A file may hold several parts of the content.
                         if !needs.contains(&need) {
@@ -88,10 +93,13 @@ impl Chain {
                     if facts.encrypted {
                         return Err(Error::Encrypted { layer: id });
                     }
-                    if let Some(Backing { name, format }) = &facts.backing {
+                    if let Some(Backing { name, format }) = facts.backing.as_ref().filter(|_| is_named) {
                         next = below(request, id, name, format.as_ref(), &mut needs)?;
                     }
                 }
+            }
+            if let Below::Layer(below) = layer.below {
+                next = Some(below);
             }
             layers.push(Layer::new(id, image));
         }
