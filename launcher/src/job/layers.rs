@@ -95,13 +95,21 @@ impl Layers {
     /// Opens what the user says is below the images, behind all that the operation names.
     fn open_below(&mut self) -> Result<(), Failure> {
         while let Some((above, name)) = self.below.pop() {
-            let opened = open::source(path_of(&name.path), self.reading.claim).map_err(|error| Failure::Open {
-                typed: name.typed.clone(),
-                path: name.path.clone(),
-                error,
+            let index = usize::try_from(above.0).unwrap_or(usize::MAX);
+            let top = self.names.tops.get(index).cloned().unwrap_or_default();
+            let depth = self.names.depths.get(index).copied().unwrap_or(0);
+            let opened = open::source(path_of(&name.path), self.reading.claim).map_err(|error| {
+                Failure::Named(Box::new(NamedFailure {
+                    top: top.clone(),
+                    depth,
+                    kind: NeedKind::Backing,
+                    name: name.path.clone(),
+                    path: path_of(&name.path).to_owned(),
+                    error: NamedError::Refused(error.into()),
+                }))
             })?;
             let window = name.window(opened.len).map_err(|error| Failure::Name { typed: name.typed.clone(), error })?;
-            let layer = self.add_image((1, &self.names.top.clone()), opened, name.format(), window)?;
+            let layer = self.add_image((depth + 1, &top), opened, name.format(), window)?;
             self.set_below(above, Below::Layer(layer));
             self.note_below(layer, &name);
         }

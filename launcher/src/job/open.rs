@@ -3,6 +3,7 @@
 
 use crate::disk::bytes::FileBytes;
 use crate::disk::lock::{self, Claim, LockError};
+use crate::gate::Refusal;
 use crate::render::image_file::Protocol;
 use rustix::fs::{self, FileType, Mode, OFlags, SeekFrom};
 use rustix::io::Errno;
@@ -64,6 +65,17 @@ pub enum OpenError {
 impl From<Errno> for OpenError {
     fn from(errno: Errno) -> Self {
         Self::Host(errno.raw_os_error())
+    }
+}
+
+/// What a refusal of a file is where an image, and not the user, names it.
+impl From<OpenError> for Refusal {
+    fn from(error: OpenError) -> Self {
+        match error {
+            OpenError::Host(errno) => Self::Host(errno),
+            OpenError::Lock(error) => Self::Lock(error),
+            OpenError::Kind | OpenError::SameFile | OpenError::Pipe | OpenError::NoDirect => Self::Kind,
+        }
     }
 }
 

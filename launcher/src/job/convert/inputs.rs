@@ -6,7 +6,7 @@ use crate::disk::lock::Claim;
 use crate::gate::Refusal;
 use crate::job::failure::{Failure, NamedError, NamedFailure};
 use crate::job::name::ImageName;
-use crate::job::open::{self, FileId, OpenError, Opened, path_of};
+use crate::job::open::{self, FileId, Opened, path_of};
 use crate::render::image_file::{full_backing_name, protocol_of};
 use instar_abi::request::NeedKind;
 
@@ -36,11 +36,7 @@ impl Inputs {
             // The image would say it to others, who speak it.
             let opened = match protocol_of(&backing.name) {
                 Some(_) => Err(Refusal::Protocol),
-                None => open::source(path_of(&path), claim).map_err(|error| match error {
-                    OpenError::Host(errno) => Refusal::Host(errno),
-                    OpenError::Lock(error) => Refusal::Lock(error),
-                    OpenError::Kind | OpenError::SameFile | OpenError::Pipe | OpenError::NoDirect => Refusal::Kind,
-                }),
+                None => open::source(path_of(&path), claim).map_err(Refusal::from),
             };
             opened.map_err(|refusal| {
                 Failure::Named(Box::new(NamedFailure {

@@ -19,7 +19,7 @@ impl Writer {
     /// # Errors
     /// [`WriteError::Capacity`](instar_abi::error::WriteError::Capacity).
     pub fn finish(mut self) -> Result<Finish, Error> {
-        let last_writes = self.tables.take_before(u64::MAX).chain(self.packing.rest()).collect();
+        let last_writes = Some(self.tables.take_before(u64::MAX).chain(self.packing.rest()).collect());
         let cluster_size = self.layout.cluster_size();
         let content_clusters = align::units(self.end, cluster_size);
         // Blocks and table count themselves: a few rounds, each of which can only grow.
@@ -42,7 +42,8 @@ impl Writer {
 /// What completes an image.
 pub struct Finish {
     writer: Writer,
-    last_writes: Vec<(u64, Vec<u8>)>,
+    /// What goes with the header; `None`: it has gone.
+    last_writes: Option<Vec<(u64, Vec<u8>)>>,
     blocks: u64,
     next_block: u64,
     blocks_at: u64,
@@ -72,8 +73,8 @@ impl Finish {
             plan.push(Epoch::new("refcount blocks").write(at, bytes));
             return Some(plan);
         }
-        let l1 = core::mem::take(&mut self.writer.l1);
-        (!l1.is_empty()).then(|| self.last_plan(l1))
+        let last_writes = self.last_writes.take()?;
+        Some(self.last_plan(last_writes))
     }
 
     fn blocks_of_plan(&self) -> u64 {
@@ -101,7 +102,8 @@ impl Finish {
         (at, bytes)
     }
 
-    fn last_plan(&mut self, l1: Vec<u8>) -> Plan {
+    fn last_plan(&mut self, last_writes: Vec<(u64, Vec<u8>)>) -> Plan {
+        let l1 = core::mem::take(&mut self.writer.l1);
         let cluster_size = self.writer.layout.cluster_size();
         let (blocks_at, blocks) = self.some_blocks();
         let mut table = vec![0; usize::try_from(self.table_len()).unwrap_or(0)];
@@ -121,7 +123,7 @@ impl Finish {
         if !rest.is_empty() {
             epoch = epoch.write(SECTOR_LEN, rest);
         }
-        for (at, bytes) in core::mem::take(&mut self.last_writes) {
+        for (at, bytes) in last_writes {
             epoch = epoch.write(at, bytes);
         }
         let mut plan = Plan::new(blocks_at, self.file_len());
