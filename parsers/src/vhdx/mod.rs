@@ -7,7 +7,7 @@
 //! 1 MiB …  log, metadata, table, blocks
 //! ```
 //!
-//! What the log holds is read as if it had been replayed ([`log`]). Of a differencing image a block may be there in part: a bitmap
+//! What the log holds is read as if it had been replayed (`log`). Of a differencing image a block may be there in part: a bitmap
 //! tells which sectors, the others are the parent's.
 //!
 //! # Source
