@@ -4,9 +4,11 @@ use super::images::IMAGES;
 use super::{Programs, directory_of_images};
 use crate::common::make;
 
-/// Parts of an image, in dd's words.
+/// Parts of an image, in dd's words; the first two are all of it.
 const PARTS: &[&str] =
     &["", "bs=1M", "bs=64k skip=3 count=40", "bs=1000 skip=66 count=5000", "bs=7 count=1000 skip=93"];
+/// Images of some GiB, every byte of which qemu-img's dd writes.
+const LARGE: &[&str] = &["vmdk-2gb-sparse", "vmdk-2gb-flat"];
 
 #[test]
 fn every_image_is_copied_as_by_qemu_img() {
@@ -53,12 +55,16 @@ fn every_part_of_an_image_is_copied_as_by_qemu_img() {
     let directory = directory.path();
     for image in IMAGES {
         let of = image.format.map_or(String::new(), |format| format!("-f {format} "));
-        for part in PARTS {
+        let is_large = LARGE.contains(&image.name);
+        for part in PARTS.iter().skip(if is_large { 2 } else { 0 }) {
             let command = |target: &str| format!("dd {of}-O raw if={} of={target} {part}", image.file);
             let (ours, theirs) =
                 (programs.ours(directory, &command("out")), Programs::theirs(directory, &command("theirs")));
             assert_eq!((ours.code, &ours.err), (theirs.code, &theirs.err), "{}: {part}", image.name);
             make(directory, "cmp out theirs; rm out theirs");
+        }
+        if is_large {
+            continue;
         }
         let dd = programs.ours(directory, &format!("dd {of}-O qcow2 if={} of=out bs=1000 skip=66", image.file));
         assert_eq!(dd.code, Some(0), "{}: {}", image.name, dd.err);
