@@ -4,7 +4,7 @@
 use super::Mode;
 use super::grammar::{Grammar, Opt, Parsed, Support, UsageError};
 use super::image_options::{
-    FORCE_SHARE, FORMAT, IMAGE_OPTS, OBJECT, OUTPUT, SOURCE_CACHE, check_object, image_name, policy, reading,
+    FORCE_SHARE, FORMAT, IMAGE_OPTS, OBJECT, OUTPUT, QUIET, SOURCE_CACHE, check_object, image_name, policy, reading,
     source_cache, wants_json,
 };
 use super::terminal::Terminal;
@@ -31,14 +31,7 @@ pub(super) const GRAMMAR: Grammar = Grammar {
         IMAGE_OPTS,
         SOURCE_CACHE,
         OUTPUT,
-        Opt {
-            id: "quiet",
-            short: Some('q'),
-            long: &["quiet"],
-            value: None,
-            help: "print nothing but errors",
-            support: Support::Full,
-        },
+        QUIET,
         Opt {
             id: "repair",
             short: Some('r'),
@@ -71,10 +64,9 @@ struct Typed {
 }
 
 pub(super) fn run(mode: Mode, args: &[OsString], machine: &mut dyn Machine, terminal: &mut Terminal) -> ExitCode {
-    let parsed = match GRAMMAR.parse(mode, args) {
-        Ok(parsed) if parsed.wants_help() => return terminal.print(&super::help::subcommand(mode, "check", &GRAMMAR)),
+    let parsed = match super::parsed(mode, "check", &GRAMMAR, args, terminal) {
         Ok(parsed) => parsed,
-        Err(error) => return terminal.usage("check", &error),
+        Err(code) => return code,
     };
     let typed = match typed(&parsed) {
         Ok(typed) => typed,

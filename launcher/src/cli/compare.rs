@@ -4,8 +4,8 @@
 use super::Mode;
 use super::grammar::{Grammar, Opt, Parsed, Support, UsageError};
 use super::image_options::{
-    ALLOW_BACKING, FORCE_SHARE, IMAGE_OPTS, OBJECT, SOURCE_CACHE, check_object, image_name, lanes, policy, reading,
-    source_cache,
+    ALLOW_BACKING, FORCE_SHARE, IMAGE_OPTS, OBJECT, QUIET, SOURCE_CACHE, check_object, image_name, lanes, policy,
+    reading, source_cache,
 };
 use super::progress::{Shows, Told as Telling};
 use super::terminal::Terminal;
@@ -59,14 +59,7 @@ pub(super) const GRAMMAR: Grammar = Grammar {
             help: "show progress",
             support: Support::Full,
         },
-        Opt {
-            id: "quiet",
-            short: Some('q'),
-            long: &["quiet"],
-            value: None,
-            help: "print nothing but errors",
-            support: Support::Full,
-        },
+        QUIET,
         SOURCE_CACHE,
         FORCE_SHARE,
         OBJECT,
@@ -87,12 +80,9 @@ mod exit {
 }
 
 pub(super) fn run(mode: Mode, args: &[OsString], machine: &mut dyn Machine, terminal: &mut Terminal) -> ExitCode {
-    let parsed = match GRAMMAR.parse(mode, args) {
-        Ok(parsed) if parsed.wants_help() => {
-            return terminal.print(&super::help::subcommand(mode, "compare", &GRAMMAR));
-        }
+    let parsed = match super::parsed(mode, "compare", &GRAMMAR, args, terminal) {
         Ok(parsed) => parsed,
-        Err(error) => return terminal.usage("compare", &error),
+        Err(code) => return code,
     };
     let (names, reading, cache) = match typed(&parsed) {
         Ok(typed) => typed,

@@ -21,12 +21,9 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 pub(super) fn run(mode: Mode, args: &[OsString], machine: &mut dyn Machine, terminal: &mut Terminal) -> ExitCode {
-    let parsed = match GRAMMAR.parse(mode, args) {
-        Ok(parsed) if parsed.wants_help() => {
-            return terminal.print(&super::help::subcommand(mode, "convert", &GRAMMAR));
-        }
+    let parsed = match super::parsed(mode, "convert", &GRAMMAR, args, terminal) {
         Ok(parsed) => parsed,
-        Err(error) => return terminal.usage("convert", &error),
+        Err(code) => return code,
     };
     if parsed.all("options").any(create_options::wants_help) {
         return match target_format(parsed.last("output-format")) {

@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use super::grammar::{Grammar, Opt, Support};
-use super::image_options::{ALLOW_BACKING, FORCE_SHARE, SOURCE_CACHE};
+use super::image_options::{ALLOW_BACKING, FORCE_SHARE, QUIET, SOURCE_CACHE};
 
 pub(super) const GRAMMAR: Grammar = Grammar {
     about: "Copy an image, its chain flattened, into a new one.",
@@ -25,14 +25,7 @@ pub(super) const GRAMMAR: Grammar = Grammar {
             support: Support::Full,
         },
         Opt { id: "progress", short: Some('p'), long: &[], value: None, help: "show progress", support: Support::Full },
-        Opt {
-            id: "quiet",
-            short: Some('q'),
-            long: &["quiet"],
-            value: None,
-            help: "print nothing but errors",
-            support: Support::Full,
-        },
+        QUIET,
         Opt {
             id: "sparse-size",
             short: Some('S'),

@@ -5,9 +5,8 @@ use super::Mode;
 use super::convert_typed::new_format;
 use super::grammar::{Grammar, Opt, Parsed, Support, UsageError};
 use super::image_options::{
-    ALLOW_BACKING, FORCE_SHARE, FORMAT, IMAGE_OPTS, OBJECT, check_object, image_name, lanes, policy, reading,
+    ALLOW_BACKING, FORCE_SHARE, FORMAT, IMAGE_OPTS, OBJECT, check_object, image_name, lanes, number, policy, reading,
 };
-use super::map::number;
 use super::progress::{Shows, Told};
 use super::terminal::Terminal;
 use crate::disk::bytes::CacheMode;
@@ -56,10 +55,9 @@ struct Operands {
 }
 
 pub(super) fn run(mode: Mode, args: &[OsString], machine: &mut dyn Machine, terminal: &mut Terminal) -> ExitCode {
-    let parsed = match GRAMMAR.parse(mode, args) {
-        Ok(parsed) if parsed.wants_help() => return terminal.print(&super::help::subcommand(mode, "dd", &GRAMMAR)),
+    let parsed = match super::parsed(mode, "dd", &GRAMMAR, args, terminal) {
         Ok(parsed) => parsed,
-        Err(error) => return terminal.usage("dd", &error),
+        Err(code) => return code,
     };
     let (operands, reading, format) = match typed(&parsed) {
         Ok(typed) => typed,

@@ -6,6 +6,7 @@ use crate::disk::bytes::CacheMode;
 use crate::gate::policy::{Policy, PolicyError, Sources};
 use crate::job::failure::Failure;
 use crate::job::name::{ImageName, Reading, format_of};
+use crate::job::size;
 use crate::render::escape::shown;
 use instar_abi::layout::LANES_MAX;
 use std::ffi::OsStr;
@@ -71,6 +72,16 @@ pub(super) const OBJECT: Opt = Opt {
     support: Support::Full,
 };
 
+/// `--quiet`.
+pub(super) const QUIET: Opt = Opt {
+    id: "quiet",
+    short: Some('q'),
+    long: &["quiet"],
+    value: None,
+    help: "print nothing but errors",
+    support: Support::Full,
+};
+
 /// The cache mode of what is only read.
 pub(super) const SOURCE_CACHE: Opt = Opt {
     id: "source-cache",
@@ -108,6 +119,18 @@ pub(super) fn reading(parsed: &Parsed, formats: &[&str]) -> Result<Reading, Usag
         }
         true => Ok(Reading::Options),
         false => Ok(Reading::Name),
+    }
+}
+
+/// A number of bytes, in qemu-img's words where it is none.
+pub(super) fn number(typed: &OsStr, what: &str) -> Result<u64, UsageError> {
+    let typed = typed.as_encoded_bytes();
+    let bounds = || UsageError::alone(format!("Invalid {what} specified. Must be between 0 and {}.", i64::MAX));
+    match size::parse(typed) {
+        Some(number) if i64::try_from(number).is_ok() => Ok(number),
+        Some(_) => Err(bounds()),
+        None if size::is_out_of_range(typed) => Err(bounds()),
+        None => Err(UsageError::alone(format!("Invalid {what} specified: '{}'.", shown(typed)))),
     }
 }
 

@@ -51,12 +51,9 @@ struct Typed {
 }
 
 pub(super) fn run(mode: Mode, args: &[OsString], machine: &mut dyn Machine, terminal: &mut Terminal) -> ExitCode {
-    let parsed = match GRAMMAR.parse(mode, args) {
-        Ok(parsed) if parsed.wants_help() => {
-            return terminal.print(&super::help::subcommand(mode, "info", &GRAMMAR));
-        }
+    let parsed = match super::parsed(mode, "info", &GRAMMAR, args, terminal) {
         Ok(parsed) => parsed,
-        Err(error) => return terminal.usage("info", &error),
+        Err(code) => return code,
     };
     let typed = match Typed::new(&parsed) {
         Ok(typed) => typed,

@@ -4,21 +4,20 @@
 use super::Mode;
 use super::grammar::{Grammar, Opt, Parsed, Support, UsageError};
 use super::image_options::{
-    ALLOW_BACKING, FORCE_SHARE, FORMAT, IMAGE_OPTS, OBJECT, OUTPUT, check_object, image_name, policy, reading,
+    ALLOW_BACKING, FORCE_SHARE, FORMAT, IMAGE_OPTS, OBJECT, OUTPUT, check_object, image_name, number, policy, reading,
     wants_json,
 };
 use super::terminal::Terminal;
 use crate::disk::bytes::CacheMode;
+use crate::job::Machine;
 use crate::job::failure::Failure;
-use crate::job::name::ImageName;
+use crate::job::name::Reading;
 use crate::job::read::{self, Told};
-use crate::job::{Machine, size};
-use crate::render::escape::shown;
 use crate::render::map::{self, NoPlace};
 use crate::render::report::Lie;
 use instar_abi::reply::Frame;
 use instar_abi::request::{LayerId, Map, Op};
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 pub(super) const GRAMMAR: Grammar = Grammar {
@@ -51,16 +50,15 @@ pub(super) const GRAMMAR: Grammar = Grammar {
 };
 
 pub(super) fn run(mode: Mode, args: &[OsString], machine: &mut dyn Machine, terminal: &mut Terminal) -> ExitCode {
-    let parsed = match GRAMMAR.parse(mode, args) {
-        Ok(parsed) if parsed.wants_help() => return terminal.print(&super::help::subcommand(mode, "map", &GRAMMAR)),
+    let parsed = match super::parsed(mode, "map", &GRAMMAR, args, terminal) {
         Ok(parsed) => parsed,
-        Err(error) => return terminal.usage("map", &error),
+        Err(code) => return code,
     };
-    let (op, is_json) = match typed(mode, &parsed) {
+    let (op, name, reading, is_json) = match typed(mode, &parsed) {
         Ok(typed) => typed,
         Err(error) => return terminal.usage("map", &error),
     };
-    let name = match image(&parsed) {
+    let name = match image_name(&name, reading, parsed.last("format"), parsed.flag("force-share")) {
         Ok(name) => name,
         Err(failure) => return terminal.fail(&failure),
     };
@@ -71,34 +69,16 @@ pub(super) fn run(mode: Mode, args: &[OsString], machine: &mut dyn Machine, term
     printer.finish(result)
 }
 
-/// What was asked for, and whether as JSON.
-fn typed(mode: Mode, parsed: &Parsed) -> Result<(Op, bool), UsageError> {
+/// What was asked for, of which image, and whether as JSON.
+fn typed(mode: Mode, parsed: &Parsed) -> Result<(Op, OsString, Reading, bool), UsageError> {
     let is_json = wants_json(parsed)?;
     let start = parsed.last("start-offset").map(|typed| number(typed, "start offset")).transpose()?.unwrap_or(0);
     let len = parsed.last("max-length").map(|typed| number(typed, "max length")).transpose()?;
     parsed.all("object").try_for_each(check_object)?;
-    let [_] = parsed.names()[..] else { return Err(UsageError::with_try("Expecting one image file name")) };
-    reading(parsed, &["format"])?;
+    let [name] = parsed.names()[..] else { return Err(UsageError::with_try("Expecting one image file name")) };
+    let reading = reading(parsed, &["format"])?;
     let as_qemu_img = mode == Mode::QemuImg;
-    Ok((Op::Map(Map { image: LayerId(0), start, len, as_qemu_img }), is_json))
-}
-
-/// A number of bytes, in qemu-img's words where it is none.
-pub(super) fn number(typed: &OsStr, what: &str) -> Result<u64, UsageError> {
-    let typed = typed.as_encoded_bytes();
-    let bounds = || UsageError::alone(format!("Invalid {what} specified. Must be between 0 and {}.", i64::MAX));
-    match size::parse(typed) {
-        Some(number) if i64::try_from(number).is_ok() => Ok(number),
-        Some(_) => Err(bounds()),
-        None if size::is_out_of_range(typed) => Err(bounds()),
-        None => Err(UsageError::alone(format!("Invalid {what} specified: '{}'.", shown(typed)))),
-    }
-}
-
-fn image(parsed: &Parsed) -> Result<ImageName, Failure> {
-    let reading = reading(parsed, &[]).unwrap_or(crate::job::name::Reading::Name);
-    let name = parsed.names().first().copied().unwrap_or_default();
-    image_name(name, reading, parsed.last("format"), parsed.flag("force-share"))
+    Ok((Op::Map(Map { image: LayerId(0), start, len, as_qemu_img }), name.to_owned(), reading, is_json))
 }
 
 /// Why nothing more is printed.

@@ -6,16 +6,16 @@ use super::convert_typed::snapshot;
 use super::create_options::Given;
 use super::grammar::{Grammar, Opt, Parsed, Support, UsageError};
 use super::image_options::{
-    ALLOW_BACKING, FORCE_SHARE, FORMAT, IMAGE_OPTS, OBJECT, OUTPUT, check_object, image_name, policy, reading,
+    ALLOW_BACKING, FORCE_SHARE, FORMAT, IMAGE_OPTS, OBJECT, OUTPUT, check_object, image_name, number, policy, reading,
     wants_json,
 };
 use super::luks_options;
 use super::terminal::Terminal;
 use crate::disk::bytes::CacheMode;
+use crate::job::Machine;
 use crate::job::name::Reading;
 use crate::job::read;
 use crate::job::reserve::Preallocation;
-use crate::job::{Machine, size};
 use crate::render::escape::shown;
 use crate::render::json::{Layout, to_text};
 use crate::render::qdict::{QDict, Value};
@@ -88,12 +88,9 @@ enum Content {
 }
 
 pub(super) fn run(mode: Mode, args: &[OsString], machine: &mut dyn Machine, terminal: &mut Terminal) -> ExitCode {
-    let parsed = match GRAMMAR.parse(mode, args) {
-        Ok(parsed) if parsed.wants_help() => {
-            return terminal.print(&super::help::subcommand(mode, "measure", &GRAMMAR));
-        }
+    let parsed = match super::parsed(mode, "measure", &GRAMMAR, args, terminal) {
         Ok(parsed) => parsed,
-        Err(error) => return terminal.usage("measure", &error),
+        Err(code) => return code,
     };
     let typed = match Typed::new(&parsed) {
         Ok(typed) => typed,
@@ -136,7 +133,7 @@ impl Typed {
     fn new(parsed: &Parsed) -> Result<Self, UsageError> {
         let alone = |words: &str| Err(UsageError::alone(words));
         let is_json = wants_json(parsed)?;
-        let size = parsed.last("size").map(image_size).transpose()?;
+        let size = parsed.last("size").map(|typed| number(typed, "image size")).transpose()?;
         parsed.all("object").try_for_each(check_object)?;
         let snapshot = parsed.last("snapshot").map(snapshot).transpose()?;
         let names = parsed.names();
@@ -155,20 +152,6 @@ impl Typed {
         };
         let (target, luks_key_len, is_preallocated) = target(parsed)?;
         Ok(Self { content, target, luks_key_len, is_preallocated, is_json })
-    }
-}
-
-/// `--size`, in qemu-img's words where it is none.
-fn image_size(typed: &OsStr) -> Result<u64, UsageError> {
-    let typed = typed.as_encoded_bytes();
-    let max = i64::MAX;
-    match size::parse(typed) {
-        Some(size) if i64::try_from(size).is_ok() => Ok(size),
-        Some(_) => Err(UsageError::alone(format!("Invalid image size specified. Must be between 0 and {max}."))),
-        None if size::is_out_of_range(typed) => {
-            Err(UsageError::alone(format!("Invalid image size specified. Must be between 0 and {max}.")))
-        }
-        None => Err(UsageError::alone(format!("Invalid image size specified: '{}'.", shown(typed)))),
     }
 }
 

@@ -144,6 +144,21 @@ fn run(
     }
 }
 
+/// What was typed after a subcommand; or how it ends at once, with its help or with what is wrong.
+fn parsed(
+    mode: Mode,
+    name: &str,
+    grammar: &grammar::Grammar,
+    args: &[OsString],
+    terminal: &mut Terminal,
+) -> Result<grammar::Parsed, ExitCode> {
+    match grammar.parse(mode, args) {
+        Ok(parsed) if parsed.wants_help() => Err(terminal.print(&help::subcommand(mode, name, grammar))),
+        Ok(parsed) => Ok(parsed),
+        Err(error) => Err(terminal.usage(name, &error)),
+    }
+}
+
 /// `SUBCOMMAND --help` of a subcommand of ours.
 pub(crate) fn subcommand_help(name: &str, grammar: &grammar::Grammar) -> String {
     help::subcommand(Mode::Instar, name, grammar)

@@ -11,7 +11,6 @@ use crate::store::{Queue, SmallMap, outcome};
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use instar_abi::error::Error;
-use instar_abi::reply::{Frame, encode_frame, pad_batch};
 use instar_io::{BlockError, Blocks, Completion, Token};
 
 /// A lane at work.
@@ -104,15 +103,8 @@ impl<'a, 'q, B: Blocks> Lane<'a, 'q, B> {
 
     /// Lane 0 has the control device: it tells how far all lanes have come, with a kick that is due anyway.
     fn tell(&mut self) {
-        if self.index != 0 {
-            return;
-        }
-        let Some(frame @ Frame::Progress { done, .. }) = self.shared.news(self.told) else { return };
-        let mut batch = Vec::new();
-        if encode_frame(&frame, &mut batch).is_ok() {
-            pad_batch(&mut batch);
-            self.queue.post(batch);
-            self.told = done;
+        if self.index == 0 {
+            self.shared.progress.tell(&mut self.queue, &mut self.told);
         }
     }
 

@@ -3,22 +3,19 @@
 use super::WAITING_MAX;
 use super::granules::COPY_LEN_MAX;
 use super::lane::Lane;
+use super::progress::Progress;
 use super::stretch::{Source, Stretch, Wanted};
 use super::target::Target;
 use crate::store::Queue;
 use alloc::vec::Vec;
 use core::ops::Range;
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, Ordering};
 use instar_abi::error::{Error, WriteError};
 use instar_abi::reply::{CopyRange, Frame, Unreadable, encode_frame, pad_batch};
 use instar_abi::request::Disk;
 use instar_io::{Blocks, Env};
 use spin::Mutex;
 
-/// Most frames of progress of a job.
-const PROGRESS_MAX: u64 = 100;
-/// Fewest bytes between two of them.
-const PROGRESS_LEN_MIN: u64 = 4 << 20;
 /// Below this much content one lane is enough: another core costs more than it brings. Tests and fuzz targets have
 /// little content, and want lanes all the same.
 const LANES_LEN_MIN: u64 = if cfg!(any(test, feature = "invariants")) { 1 } else { 4 << 20 };
@@ -39,7 +36,8 @@ pub struct Shared<'a> {
     pub salvage: bool,
     /// What the launcher is to copy and has not been asked for yet.
     copies: Mutex<Vec<CopyRange>>,
-    passed: AtomicU64,
+    /// How far all lanes have come.
+    pub progress: Progress,
     failed: AtomicBool,
     error: Mutex<Option<Error>>,
 }
@@ -53,24 +51,10 @@ impl Shared<'_> {
         if self.has_failed() {
             return Ok(None);
         }
-        // Whoever has it may wait for tables, or for the host to let it run.
-        let mut source = loop {
-            match self.source.try_lock() {
-                Some(source) => break source,
-                None => queue.relax(),
-            }
-        };
+        let mut source = queue.lock(&self.source);
         let stretch = source.take(queue, self.disks, self.target.group());
-        self.passed.store(source.passed(), Ordering::Relaxed);
+        self.progress.pass(source.passed());
         stretch
-    }
-
-    /// Bytes of the disk that have been passed, if they are worth telling to someone who knows of `told`.
-    pub fn news(&self, told: u64) -> Option<Frame> {
-        let total = self.target.virtual_size;
-        let done = self.passed.load(Ordering::Relaxed);
-        let step = total.div_ceil(PROGRESS_MAX).max(PROGRESS_LEN_MIN);
-        (done.saturating_sub(told) >= step && done < total).then_some(Frame::Progress { done, total })
     }
 
     /// Whether any lane has failed: what others wait for may never come.
@@ -156,7 +140,7 @@ pub fn run<E: Env>(
         waiting_max: WAITING_MAX.checked_div(lanes).unwrap_or(0).max(1),
         salvage,
         copies: Mutex::new(Vec::new()),
-        passed: AtomicU64::new(0),
+        progress: Progress::new(target.virtual_size),
         failed: AtomicBool::new(false),
         error: Mutex::new(None),
     };

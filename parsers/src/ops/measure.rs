@@ -3,13 +3,13 @@
 //! # Source
 //! `qcow2_measure`, `raw_measure` and `block_crypto_measure` of QEMU 10.0.
 
-use super::{Reply, ask, open_chain};
+use super::{Reply, ask, open_chain, with_store};
 use crate::align;
 use crate::image::{Chain, Image as _, Resolved};
 use crate::luks;
 use crate::qcow2::Qcow2;
 use crate::qcow2::create::{Layout, bitmaps_len, full_len};
-use crate::store::{Budget, Cache, Queue, ReadAt, Store};
+use crate::store::{Budget, ReadAt};
 use alloc::vec::Vec;
 use instar_abi::error::{Error, TargetError};
 use instar_abi::format::Format;
@@ -62,16 +62,6 @@ pub fn measure<E: Env>(request: &Request, env: &mut E) -> Result<End, Error> {
     reply.push(env, &Frame::Measured(measured))?;
     reply.flush(env)?;
     Ok(End::Done { lengths: Vec::new() })
-}
-
-fn with_store<E: Env, T>(
-    request: &Request,
-    env: &mut E,
-    budget: &mut Budget,
-    work: impl FnOnce(&mut Store<'_, '_, E::Lane>) -> Result<T, Error>,
-) -> Result<T, Error> {
-    let mut queue = Queue::new(env.lane());
-    work(&mut Store { queue: &mut queue, cache: &mut Cache::new(), budget, disks: &request.disks })
 }
 
 /// A qcow2 that is to be measured.

@@ -29,9 +29,18 @@ use instar_io::Env;
 
 /// Opens an image and everything below it, as far as the job's answers go.
 fn open_chain<E: Env>(request: &Request, env: &mut E, budget: &mut Budget, image: LayerId) -> Result<Resolved, Error> {
+    with_store(request, env, budget, |store| Chain::open(store, request, image))
+}
+
+/// Runs `work` over the job's disks, with a cache of its own.
+fn with_store<E: Env, T>(
+    request: &Request,
+    env: &mut E,
+    budget: &mut Budget,
+    work: impl FnOnce(&mut Store<'_, '_, E::Lane>) -> Result<T, Error>,
+) -> Result<T, Error> {
     let mut queue = Queue::new(env.lane());
-    let mut store = Store { queue: &mut queue, cache: &mut Cache::new(), budget, disks: &request.disks };
-    Chain::open(&mut store, request, image)
+    work(&mut Store { queue: &mut queue, cache: &mut Cache::new(), budget, disks: &request.disks })
 }
 
 /// Asks for what is missing; nothing has been written.

@@ -5,6 +5,7 @@ use alloc::vec::Vec;
 use instar_abi::error::{Error, ReadError, WriteError};
 use instar_abi::request::DiskId;
 use instar_io::{Action, BlockError, BlockRequest, Blocks, Completion, SubmitError, Token};
+use spin::{Mutex, MutexGuard};
 
 /// [`Blocks`] with a memory: completions that someone else waits for are kept until they are asked for.
 pub struct Queue<'a, B: Blocks> {
@@ -65,6 +66,16 @@ impl<'a, B: Blocks> Queue<'a, B> {
     /// Lets others go on, for a lane that waits for them.
     pub fn relax(&mut self) {
         self.blocks.relax();
+    }
+
+    /// Takes what lanes share; whoever has it may wait for tables, or for the host to let it run.
+    pub fn lock<'m, T>(&mut self, shared: &'m Mutex<T>) -> MutexGuard<'m, T> {
+        loop {
+            match shared.try_lock() {
+                Some(guard) => return guard,
+                None => self.relax(),
+            }
+        }
     }
 
     /// Waits for one request and gives its buffers. It must have been submitted and kicked.

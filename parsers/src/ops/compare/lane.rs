@@ -7,7 +7,7 @@ use crate::store::{Queue, SmallMap, outcome};
 use alloc::vec::Vec;
 use core::ops::Range;
 use instar_abi::error::Error;
-use instar_abi::reply::{Difference, Frame, encode_frame, pad_batch};
+use instar_abi::reply::Difference;
 use instar_abi::request::Disk;
 use instar_io::{Blocks, SECTOR_LEN, Token};
 
@@ -102,14 +102,8 @@ impl<'a, 'q, B: Blocks> Lane<'a, 'q, B> {
 
     /// Lane 0 has the control device: it tells how far all lanes have come, with the next kick.
     fn tell(&mut self) {
-        let Some(frame @ Frame::Progress { done, .. }) = self.shared.news(self.told).filter(|_| self.index == 0) else {
-            return;
-        };
-        let mut batch = Vec::new();
-        if encode_frame(&frame, &mut batch).is_ok() {
-            pad_batch(&mut batch);
-            self.queue.post(batch);
-            self.told = done;
+        if self.index == 0 {
+            self.shared.progress.tell(&mut self.queue, &mut self.told);
         }
     }
 }

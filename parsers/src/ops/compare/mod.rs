@@ -7,10 +7,10 @@
 mod lane;
 mod pair;
 
-use super::{Reply, ask};
+use super::{Reply, ask, open_chain};
 use crate::codec::Codecs;
 use crate::image::{Chain, Resolved};
-use crate::store::{Budget, Cache, Queue, Store};
+use crate::store::Budget;
 use alloc::vec::Vec;
 use instar_abi::error::Error;
 use instar_abi::reply::{Compared, Difference, End, Frame};
@@ -32,15 +32,10 @@ pub fn compare<E: Env>(request: &Request, env: &mut E) -> Result<End, Error> {
     let mut budget = Budget::from(request.budget);
     let mut needs = Vec::new();
     let mut chains: Vec<Chain> = Vec::new();
-    {
-        let mut queue = Queue::new(env.lane());
-        let (cache, budget, disks) = (&mut Cache::new(), &mut budget, &request.disks);
-        let mut store = Store { queue: &mut queue, cache, budget, disks };
-        for id in [compare.left, compare.right] {
-            match Chain::open(&mut store, request, id)? {
-                Resolved::Complete(chain) => chains.push(chain),
-                Resolved::Incomplete(more) => needs.extend(more),
-            }
+    for id in [compare.left, compare.right] {
+        match open_chain(request, env, &mut budget, id)? {
+            Resolved::Complete(chain) => chains.push(chain),
+            Resolved::Incomplete(more) => needs.extend(more),
         }
     }
     if !needs.is_empty() {

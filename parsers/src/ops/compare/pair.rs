@@ -2,21 +2,17 @@
 
 use crate::align;
 use crate::image::{Chain, Kind};
-use crate::mover::{Piece, STRETCH_UNITS, Stretch, UNIT};
+use crate::mover::{Piece, Progress, STRETCH_UNITS, Stretch, UNIT};
 use crate::store::{Budget, Cache, Queue, Store};
 use core::ops::Range;
-use core::sync::atomic::{AtomicU64, Ordering};
 use instar_abi::error::Error;
-use instar_abi::reply::{Difference, Frame, MapExtent};
+use instar_abi::reply::{Difference, MapExtent};
 use instar_abi::request::{Disk, LayerId};
 use instar_io::Blocks;
 use spin::Mutex;
 
 /// Bytes of a stretch.
 const STRETCH_LEN: u64 = STRETCH_UNITS as u64 * UNIT;
-/// Fewest bytes between two frames of progress.
-const PROGRESS_LEN_MIN: u64 = 4 << 20;
-
 /// Two disks, as far as they have not been taken.
 pub struct Pair {
     sides: [Side; 2],
@@ -228,8 +224,8 @@ impl Side {
 /// What lanes share.
 pub struct Shared {
     pair: Mutex<Pair>,
-    len: u64,
-    passed: AtomicU64,
+    /// How far all lanes have come.
+    pub progress: Progress,
     found: Mutex<Found>,
 }
 
@@ -244,23 +240,17 @@ struct Found {
 impl Shared {
     /// Nothing found yet.
     pub fn new(pair: Pair, len: u64) -> Self {
-        Self { pair: Mutex::new(pair), len, passed: AtomicU64::new(0), found: Mutex::default() }
+        Self { pair: Mutex::new(pair), progress: Progress::new(len), found: Mutex::default() }
     }
 
     /// The next stretch; none is left when something has been found.
     pub fn take<B: Blocks>(&self, queue: &mut Queue<'_, B>, disks: &[Disk]) -> Option<Taken> {
-        // Whoever has it may wait for tables, or for the host to let it run.
-        let mut pair = loop {
-            match self.pair.try_lock() {
-                Some(pair) => break pair,
-                None => queue.relax(),
-            }
-        };
+        let mut pair = queue.lock(&self.pair);
         if self.found.lock().at.is_some() {
             return None;
         }
         let taken = pair.take(queue, disks);
-        self.passed.store(pair.next, Ordering::Relaxed);
+        self.progress.pass(pair.next);
         match taken {
             Ok(Some(Ok(taken))) => return Some(taken),
             Ok(Some(Err(difference))) => self.differ(pair.next, difference),
@@ -289,13 +279,6 @@ impl Shared {
     /// Which image a side is.
     pub fn id(&self, side: usize) -> LayerId {
         self.pair.lock().sides.get(side).map_or(LayerId(0), |side| side.id)
-    }
-
-    /// How far it has come, if that is worth telling to someone who knows of `told`.
-    pub fn news(&self, told: u64) -> Option<Frame> {
-        let done = self.passed.load(Ordering::Relaxed);
-        let step = (self.len / 100).max(PROGRESS_LEN_MIN);
-        (done.saturating_sub(told) >= step && done < self.len).then_some(Frame::Progress { done, total: self.len })
     }
 
     /// What was found first.
