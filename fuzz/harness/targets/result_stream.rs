@@ -190,7 +190,8 @@ fn check_request(bytes: &[u8]) {
     let disk = |id: DiskId| assert!((id.0 as usize) < request.disks.len(), "{id:?} of {}", request.disks.len());
     let layer = |id: LayerId| assert!((id.0 as usize) < request.layers.len(), "{id:?} of {}", request.layers.len());
     match &request.op {
-        Op::Info { image } | Op::Check { image } => layer(*image),
+        Op::Info { image } => layer(*image),
+        Op::Check(check) => layer(check.image),
         Op::Convert(convert) => {
             convert.sources.iter().copied().for_each(layer);
             disk(convert.target);

@@ -53,11 +53,17 @@ pub enum Op {
     Measure(Measure),
     /// Tell whether two images have the same content.
     Compare(Compare),
-    /// Tell what is wrong with the metadata of one image, without opening what it names.
-    Check {
-        /// The image.
-        image: LayerId,
-    },
+    /// Tell what is wrong with the metadata of one image.
+    Check(Check),
+}
+
+/// Parameters of check.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Check {
+    /// The image; what is below it is not opened.
+    pub image: LayerId,
+    /// Look at what qemu-img looks at, and no further.
+    pub as_qemu_img: bool,
 }
 
 /// Parameters of map.
@@ -423,7 +429,8 @@ impl Request {
         let disk = |id: DiskId| usize::try_from(id.0).is_ok_and(|index| index < self.disks.len());
         let layer = |id: LayerId| usize::try_from(id.0).is_ok_and(|index| index < self.layers.len());
         let op = match &self.op {
-            Op::Info { image } | Op::Check { image } => layer(*image),
+            Op::Info { image } => layer(*image),
+            Op::Check(check) => layer(check.image),
             Op::Convert(convert) => {
                 let target = match &convert.target_format {
                     TargetFormat::Qcow2(Qcow2Options { backing, data_file, .. }) => {

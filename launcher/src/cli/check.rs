@@ -19,7 +19,7 @@ use crate::render::report::Lie;
 use instar_abi::check::Checked;
 use instar_abi::error::Error;
 use instar_abi::reply::Frame;
-use instar_abi::request::{LayerId, Op};
+use instar_abi::request::{Check, LayerId, Op};
 use std::ffi::{OsStr, OsString};
 use std::process::ExitCode;
 
@@ -113,7 +113,7 @@ fn checked(
     terminal: &mut Terminal,
 ) -> Result<Checked, Failure> {
     let name = image_name(&typed.name, typed.reading, parsed.last("format"), parsed.flag("force-share"))?;
-    let op = Op::Check { image: LayerId(0) };
+    let op = Op::Check(Check { image: LayerId(0), as_qemu_img: mode == Mode::QemuImg });
     let meant = read::Meant { op, images: vec![name], cache: typed.cache, raw_gate: mode.raw_gate(), lanes: 1 };
     let mut checked = None;
     read::run(&meant, policy(parsed), machine, &mut |told| match told.frame {

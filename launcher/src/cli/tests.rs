@@ -50,7 +50,7 @@ impl Machine for Guest {
         }
         let names = image.strip_prefix(b"needs ").map(|name| name.trim_ascii_end().to_vec());
         match &job.request.op {
-            Op::Map(_) | Op::Measure(_) | Op::Compare(_) | Op::Check { .. } => Ok(End::Failed(Error::WrongOp)),
+            Op::Map(_) | Op::Measure(_) | Op::Compare(_) | Op::Check(_) => Ok(End::Failed(Error::WrongOp)),
             Op::Info { .. } => {
                 let backing = names.map(|name| facts::Backing { name, format: Some(b"raw".to_vec()) });
                 on_frame(Frame::Image(facts::Image {

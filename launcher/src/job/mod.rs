@@ -117,7 +117,7 @@ fn op_image(op: &Op) -> &'static str {
         Op::Map(_) => "map",
         Op::Measure(_) => "measure",
         Op::Compare(_) => "compare",
-        Op::Check { .. } => "check",
+        Op::Check(_) => "check",
     }
 }
 

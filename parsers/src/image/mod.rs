@@ -14,7 +14,7 @@ pub use bits::{BitOrder, run_of_bits};
 pub use blocks::{Blocks, FileOf, Layered, backing, entry, padded_len, uniform};
 pub use chain::{Chain, Mapped, Resolved, attach_files};
 pub use extent::{Codec, Extent, Kind};
-pub use findings::Findings;
+pub use findings::{Findings, Occupied, Scope, Tables};
 pub use foreign::{beside, text_of_utf16};
 pub use open::{Driver, Opened, open};
 pub use tree::Tree;

@@ -36,6 +36,8 @@ pub struct Header {
     pub hash: &'static str,
     /// First byte of the payload.
     pub payload_offset: u64,
+    /// Bytes of the master key.
+    pub key_len: u32,
     /// Iterations of the master key's digest.
     pub master_key_iterations: u32,
     /// UUID as text, up to its NUL.
@@ -101,6 +103,7 @@ impl TryFrom<&wire::Header> for Header {
             iv_hash,
             hash,
             payload_offset: bytes(wire.payload_offset.get()),
+            key_len: wire.key_bytes.get(),
             master_key_iterations: wire.master_key_iterations.get(),
             uuid: wire.uuid.split(|&byte| byte == 0).next().unwrap_or_default().to_vec(),
             slots: wire.slots.each_ref().map(|slot| Slot {

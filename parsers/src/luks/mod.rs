@@ -6,7 +6,9 @@
 //! …      payload
 //! ```
 
+mod check;
 mod header;
 mod wire;
 
+pub use check::check;
 pub use header::{Header, Slot, header_len};

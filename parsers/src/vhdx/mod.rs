@@ -13,6 +13,7 @@
 //! # Source
 //! Microsoft, MS-VHDX 2016; what is refused as QEMU 10.0's `block/vhdx.c`.
 
+mod check;
 mod log;
 mod metadata;
 mod parent;
@@ -41,6 +42,9 @@ const CHUNK_SECTORS: u64 = 1 << 23;
 mod state {
     pub const MASK: u64 = 7;
     pub const NOT_PRESENT: u64 = 0;
+    pub const UNDEFINED: u64 = 1;
+    pub const ZERO: u64 = 2;
+    pub const UNMAPPED: u64 = 3;
     pub const FULLY_PRESENT: u64 = 6;
     pub const PARTIALLY_PRESENT: u64 = 7;
 }
@@ -62,7 +66,9 @@ pub struct Vhdx {
     /// Blocks between two entries of the table that are no blocks.
     chunk_blocks: u64,
     table_offset: u64,
-    /// Where no block can be.
+    /// Entries of the table that count.
+    entries: u64,
+    /// Where no block can be: the front, the log, and each region.
     taken: Vec<Range<u64>>,
 }
 
@@ -80,9 +86,7 @@ impl Vhdx {
         taken.push(0..ALIGNMENT);
         check_log(layered, &header)?;
         let log = header.log_offset.get()..header.log_offset.get().saturating_add(header.log_len.get().into());
-        if header.log_len.get() > 0 {
-            taken.push(log.clone());
-        }
+        taken.push(log.clone());
         let log = Log::read(io, layered, disk, &header, &log)?;
         let io: &mut dyn ReadAt = &mut Replayed::new(io, disk, log.as_ref());
         let [table, metadata] = regions(io, layered, disk, &mut taken)?;
@@ -100,8 +104,21 @@ impl Vhdx {
         let backing =
             parent.as_ref().map(|parent| Backing { name: parent.name.clone(), format: Some(b"vhdx".to_vec()) });
         let facts = facts::Image { backing, ..layered.facts(virtual_size, Some(block_size)) };
-        let (table_offset, id) = (table.start, header.data_write_id);
-        Ok(Self { layered, disk, facts, block_size, sector_size, id, parent, log, chunk_blocks, table_offset, taken })
+        let (table_offset, entries, id) = (table.start, needed, header.data_write_id);
+        Ok(Self {
+            layered,
+            disk,
+            facts,
+            block_size,
+            sector_size,
+            id,
+            parent,
+            log,
+            chunk_blocks,
+            table_offset,
+            entries,
+            taken,
+        })
     }
 }
 
@@ -114,8 +131,8 @@ fn checksum(bytes: &[u8]) -> u32 {
     digest.finalize()
 }
 
-/// The sound header with the larger sequence number. Two with the same one are the same header, or neither counts.
-fn current_header(io: &mut dyn ReadAt, layered: Layered, disk: DiskId) -> Result<Header, Error> {
+/// Both headers, as far as they are sound.
+fn headers(io: &mut dyn ReadAt, disk: DiskId) -> Result<[Option<Header>; 2], Error> {
     let mut bytes = io.read_vec(disk, 0, wire::HEADER_LEN)?;
     let mut headers = [None; 2];
     for (header, offset) in headers.iter_mut().zip(wire::HEADER_OFFSETS) {
@@ -127,7 +144,12 @@ fn current_header(io: &mut dyn ReadAt, layered: Layered, disk: DiskId) -> Result
         };
         *header = Header::read_from_prefix(&bytes).ok().map(|(header, _)| header).filter(is_sound);
     }
-    let current = match headers {
+    Ok(headers)
+}
+
+/// The sound header with the larger sequence number. Two with the same one are the same header, or neither counts.
+fn current_header(io: &mut dyn ReadAt, layered: Layered, disk: DiskId) -> Result<Header, Error> {
+    let current = match headers(io, disk)? {
         [Some(a), Some(b)] if a.sequence.get() == b.sequence.get() => Some(a).filter(|_| a.as_bytes() == b.as_bytes()),
         [Some(a), Some(b)] => Some(if a.sequence.get() > b.sequence.get() { a } else { b }),
         [a, b] => a.or(b),
@@ -147,6 +169,15 @@ fn check_log(layered: Layered, header: &Header) -> Result<(), Error> {
     layered.check(is_len, BlockError::Field { field: Field::LogSize, found: len })
 }
 
+/// The bytes of a region table; `None`: it is not sound.
+fn region_table(io: &mut dyn ReadAt, disk: DiskId, offset: u64) -> Result<Option<Vec<u8>>, Error> {
+    let bytes = io.read_vec(disk, offset, wire::TABLE_LEN)?;
+    let table = RegionTable::read_from_prefix(&bytes).map(|(table, _)| table).ok();
+    let is_sound =
+        |table: RegionTable| table.signature == wire::REGION_SIGNATURE && table.checksum.get() == checksum(&bytes);
+    Ok(if table.is_some_and(is_sound) { Some(bytes) } else { None })
+}
+
 /// Block allocation table and metadata, by the first sound region table; all regions are added to `taken`.
 fn regions(
     io: &mut dyn ReadAt,
@@ -154,19 +185,16 @@ fn regions(
     disk: DiskId,
     taken: &mut Vec<Range<u64>>,
 ) -> Result<[Range<u64>; 2], Error> {
-    let mut bytes = io.read_vec(disk, 0, wire::TABLE_LEN)?;
-    let mut sound = None;
+    let mut bytes = None;
     for offset in wire::REGION_OFFSETS {
-        io.read_padded(disk, offset, &mut bytes)?;
-        let table = RegionTable::read_from_prefix(&bytes).map(|(table, _)| table);
-        sound = table
-            .ok()
-            .filter(|table| table.signature == wire::REGION_SIGNATURE && table.checksum.get() == checksum(&bytes));
-        if sound.is_some() {
+        bytes = region_table(io, disk, offset)?;
+        if bytes.is_some() {
             break;
         }
     }
-    let table = sound.ok_or(layered.error(BlockError::Checksum { structure: Structure::RegionTable }))?;
+    let bytes = bytes.ok_or(layered.error(BlockError::Checksum { structure: Structure::RegionTable }))?;
+    let table = RegionTable::read_from_prefix(&bytes).map(|(table, _)| table);
+    let table = table.map_err(|_| layered.error(BlockError::Truncated { structure: Structure::RegionTable }))?;
     let (mut bat, mut metadata) = (None, None);
     let entries = bytes.get(size_of::<RegionTable>()..).unwrap_or_default();
     let count = table.count.get();
@@ -226,12 +254,17 @@ impl Blocks for Vhdx {
 }
 
 impl Vhdx {
+    /// Entries of a chunk: its blocks', and its bitmap's.
+    const fn chunk_len(&self) -> u64 {
+        self.chunk_blocks.saturating_add(1)
+    }
+
     /// State and place of what an entry of the table stands for. A place that counts is one for as much as there is.
     fn entry(&self, io: &mut dyn ReadAt, index: u64) -> Result<(u64, u64), Error> {
         let found = u64::from_le_bytes(entry(io, self.disk, self.table_offset, index)?);
         let (kind, offset) = (found & state::MASK, align::down(found, ALIGNMENT));
         // An entry of a chunk's last place is a bitmap's.
-        let is_bitmap = align::within(index, self.chunk_blocks.saturating_add(1)) == self.chunk_blocks;
+        let is_bitmap = align::within(index, self.chunk_len()) == self.chunk_blocks;
         let len = if is_bitmap { ALIGNMENT } else { self.block_size };
         let is_there = match kind {
             state::FULLY_PRESENT => true,
@@ -255,7 +288,7 @@ impl Vhdx {
     /// The sectors around `at` of a block that is there in part, from `at` on.
     fn partial(&self, io: &mut dyn ReadAt, index: u64, offset: u64, at: u64) -> Result<Extent, Error> {
         let chunk = align::units(index, self.chunk_blocks);
-        let bitmap_index = chunk.saturating_mul(self.chunk_blocks.saturating_add(1)).saturating_add(self.chunk_blocks);
+        let bitmap_index = chunk.saturating_mul(self.chunk_len()).saturating_add(self.chunk_blocks);
         let (found, bitmap) = self.entry(io, bitmap_index)?;
         let error = BlockError::Entry { structure: Structure::Bitmap, index: bitmap_index, found };
         self.layered.check(found == state::FULLY_PRESENT, error)?;

@@ -23,7 +23,7 @@ const GRAIN_SECTORS_MAX: u64 = 0x20_0000;
 /// Most entries of the grain directory, as in QEMU.
 const DIRECTORY_ENTRIES_MAX: u64 = 32 << 20;
 /// Bytes of a grain's marker before its stream.
-const MARKER_LEN: u64 = 12;
+pub(super) const MARKER_LEN: u64 = 12;
 /// What a stream may have more than its grain.
 const STREAM_SLACK: u64 = 1024;
 /// A 32-bit entry of a grain of zeros, where the image has such.
@@ -31,30 +31,35 @@ const ZERO: u64 = 1;
 
 /// A sparse extent. Having one proves: grain and table sizes are within their bounds, and the directory lies within the file.
 pub struct Grains {
-    layered: Layered,
-    disk: DiskId,
+    pub(super) layered: Layered,
+    pub(super) disk: DiskId,
     /// Bytes of content.
     pub len: u64,
     /// Bytes of a grain.
     pub grain_size: u64,
-    table_entries: u64,
-    directory_offset: u64,
-    directory_entries: u64,
-    form: Form,
+    pub(super) table_entries: u64,
+    pub(super) directory_offset: u64,
+    pub(super) directory_entries: u64,
+    pub(super) form: Form,
 }
 
 /// What entries say.
 #[derive(Clone, Copy)]
-enum Form {
-    /// `compressed`: bytes before each stream, where grains are compressed.
+pub enum Form {
+    /// Of VMware's other programs.
     Hosted {
+        /// An entry of 1 is a grain of zeros.
         has_zero_grains: bool,
+        /// Bytes before each stream, where grains are compressed.
         compressed: Option<u64>,
     },
+    /// Of ESX.
     Cowd,
-    /// Sectors of the first table and the first grain.
+    /// Space-efficient.
     SeSparse {
+        /// Sector of the first table.
         tables: u64,
+        /// Sector of the first grain.
         grains: u64,
     },
 }
@@ -191,56 +196,28 @@ impl Grains {
 
     /// Where a table is; `None`: nothing that it maps is here.
     fn table(&self, io: &mut dyn ReadAt, index: u64) -> Result<Option<u64>, Error> {
-        let (found, sector) = match self.form {
-            Form::Hosted { .. } | Form::Cowd => {
-                let found = u32::from_le_bytes(entry(io, self.disk, self.directory_offset, index)?).into();
-                (found, Some(found))
-            }
-            Form::SeSparse { tables, .. } => {
-                let found = u64::from_le_bytes(entry(io, self.disk, self.directory_offset, index)?);
-                let number = (found >> 32 == 0x1000_0000).then_some(found & u64::from(u32::MAX));
-                let sector = number.and_then(|number| number.checked_mul(wire::SE_TABLE_SECTORS)?.checked_add(tables));
-                (found, sector)
-            }
-        };
+        let found = self.read_entry(io, self.directory_offset, index)?;
         let error = self.layered.error(BlockError::Entry { structure: Structure::Table, index, found });
         if index >= self.directory_entries {
             return Err(error);
         }
-        if found == 0 {
-            return Ok(None);
+        match self.table_place(found) {
+            Place::Nowhere | Place::Zero => Ok(None),
+            Place::At(offset) if offset < io.len(self.disk) => Ok(Some(offset)),
+            Place::At(_) | Place::Broken => Err(error),
         }
-        let offset = sector.and_then(|sector| sector.checked_mul(SECTOR_LEN)).filter(|at| *at < io.len(self.disk));
-        offset.map(Some).ok_or(error)
     }
 
     /// What a grain is. `len`: bytes of it that are content.
     fn grain(&self, io: &mut dyn ReadAt, table: u64, index: u64, len: u64) -> Result<Kind, Error> {
-        let lower = align::within(index, self.table_entries);
-        let (found, sector) = match self.form {
-            Form::Hosted { .. } | Form::Cowd => {
-                let found = u32::from_le_bytes(entry(io, self.disk, table, lower)?).into();
-                (found, Some(found))
-            }
-            Form::SeSparse { grains, .. } => {
-                let found = u64::from_le_bytes(entry(io, self.disk, table, lower)?);
-                // The number's lowest twelve bits stand above the others.
-                let number = found >> 48 & 0xfff | (found & 0xffff_ffff_ffff) << 12;
-                let is_grain = found >> 60 == 3;
-                let sector = number.checked_mul(wire::SE_GRAIN_SECTORS).and_then(|at| at.checked_add(grains));
-                (found, sector.filter(|_| is_grain))
-            }
-        };
-        match self.form {
-            _ if found == 0 => return Ok(Kind::Hole),
-            Form::Hosted { has_zero_grains: true, .. } if found == ZERO => return Ok(Kind::Zero),
-            // Unmapped by the guest, or zeros.
-            Form::SeSparse { .. } if matches!(found >> 60, 1 | 2) => return Ok(Kind::Zero),
-            _ => {}
-        }
+        let found = self.read_entry(io, table, align::within(index, self.table_entries))?;
         let error = BlockError::Entry { structure: Structure::LowerTable, index, found };
-        let offset = sector.and_then(|sector| sector.checked_mul(SECTOR_LEN)).filter(|at| *at < io.len(self.disk));
-        let offset = offset.ok_or(self.layered.error(error))?;
+        let offset = match self.grain_place(found) {
+            Place::Nowhere => return Ok(Kind::Hole),
+            Place::Zero => return Ok(Kind::Zero),
+            Place::At(offset) if offset < io.len(self.disk) => offset,
+            Place::At(_) | Place::Broken => return Err(self.layered.error(error)),
+        };
         let Form::Hosted { compressed: Some(marker_len), .. } = self.form else {
             return Ok(Kind::Data { disk: self.disk, offset });
         };
@@ -250,6 +227,70 @@ impl Grains {
         let offset = offset.saturating_add(marker_len);
         Ok(Kind::Encoded { disk: self.disk, offset, len, padding: 0, codec: Codec::Zlib, cluster_size, skip: 0 })
     }
+
+    /// Bytes of an entry, of either level.
+    pub(super) const fn entry_len(&self) -> usize {
+        if matches!(self.form, Form::SeSparse { .. }) { 8 } else { 4 }
+    }
+
+    fn read_entry(&self, io: &mut dyn ReadAt, table: u64, index: u64) -> Result<u64, Error> {
+        Ok(match self.form {
+            Form::SeSparse { .. } => u64::from_le_bytes(entry(io, self.disk, table, index)?),
+            Form::Hosted { .. } | Form::Cowd => u32::from_le_bytes(entry(io, self.disk, table, index)?).into(),
+        })
+    }
+
+    /// What an entry of the directory says.
+    pub(super) fn table_place(&self, found: u64) -> Place {
+        match self.form {
+            _ if found == 0 => Place::Nowhere,
+            Form::Hosted { .. } | Form::Cowd => Place::at(found),
+            Form::SeSparse { tables, .. } => {
+                let sector =
+                    (found & u64::from(u32::MAX)).saturating_mul(wire::SE_TABLE_SECTORS).saturating_add(tables);
+                let is_table = found >> 32 == 0x1000_0000 && u32::try_from(sector).is_ok();
+                if is_table { Place::at(sector) } else { Place::Broken }
+            }
+        }
+    }
+
+    /// What an entry of a table says.
+    pub(super) fn grain_place(&self, found: u64) -> Place {
+        match self.form {
+            _ if found == 0 => Place::Nowhere,
+            Form::Hosted { has_zero_grains: true, .. } if found == ZERO => Place::Zero,
+            Form::Hosted { .. } | Form::Cowd => Place::at(found),
+            Form::SeSparse { grains, .. } => match found >> 60 {
+                // Unmapped by the guest, or zeros.
+                1 | 2 => Place::Zero,
+                3 => {
+                    // The number's lowest twelve bits stand above the others.
+                    let number = found >> 48 & 0xfff | (found & 0xffff_ffff_ffff) << 12;
+                    Place::at(number.saturating_mul(wire::SE_GRAIN_SECTORS).saturating_add(grains))
+                }
+                _ => Place::Broken,
+            },
+        }
+    }
+}
+
+/// Where an entry leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// Nothing is here.
+    Nowhere,
+    /// Zeros.
+    Zero,
+    /// To this byte of the file, which may be past its end.
+    At(u64),
+    /// It makes no sense.
+    Broken,
+}
+
+impl Place {
+    const fn at(sector: u64) -> Self {
+        Self::At(sector.saturating_mul(SECTOR_LEN))
+    }
 }
 
 /// 64-bit entries in as many sectors.
@@ -258,7 +299,7 @@ const fn entries_of(sectors: u64) -> u64 {
 }
 
 /// The header at the end of a stream-optimized extent.
-fn footer(io: &mut dyn ReadAt, layered: Layered, disk: DiskId) -> Result<Header, Error> {
+pub(super) fn footer(io: &mut dyn ReadAt, layered: Layered, disk: DiskId) -> Result<Header, Error> {
     let at = padded_len(io, disk).checked_sub(size_of::<Footer>() as u64);
     let at = at.ok_or(layered.error(BlockError::Truncated { structure: Structure::Footer }))?;
     let Footer { marker, header, end } = io.read_wire(disk, at)?;

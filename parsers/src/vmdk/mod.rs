@@ -11,6 +11,7 @@
 //! # Source
 //! VMware, "Virtual Disk Format 5.0"; ESX's sparse forms, and what is refused, as QEMU 10.0's `block/vmdk.c`.
 
+mod check;
 mod descriptor;
 mod grains;
 mod wire;
@@ -55,6 +56,8 @@ struct Part {
     body: Body,
     /// Its line; `None`: it is in the image's own file.
     line: Option<LineKind>,
+    /// Bytes that the descriptor says of.
+    said_len: Option<u64>,
 }
 
 enum Body {
@@ -103,7 +106,8 @@ impl Vmdk {
         create_type: &[u8],
     ) -> Result<Self, Error> {
         let descriptor = descriptor(io, layered, disk, wire::DESCRIPTOR_OFFSET)?;
-        let extents = Vec::from([Part { start: 0, len: grains.len, body: Body::Grains(grains), line: None }]);
+        let (len, body) = (grains.len, Body::Grains(grains));
+        let extents = Vec::from([Part { start: 0, len, body, line: None, said_len: None }]);
         Self::new(layered, descriptor, create_type.to_vec(), extents)
     }
 
@@ -125,7 +129,7 @@ impl Vmdk {
             })?;
             let len = sectors.saturating_mul(SECTOR_LEN);
             let body = if kind == LineKind::Zero { Body::Zero } else { Body::Missing };
-            extents.push(Part { start: 0, len, body, line: Some(kind) });
+            extents.push(Part { start: 0, len, body, line: Some(kind), said_len: Some(len) });
         }
         io.budget().give_heap(len);
         let descriptor = descriptor(io, layered, disk, ids_at)?;

@@ -16,8 +16,15 @@ pub const DESCRIPTOR_OFFSET: u64 = 512;
 /// Bytes of it that identifiers and the parent's name are looked for in.
 pub const DESCRIPTOR_LEN: usize = 20 * 512;
 
+/// What [`Header::line_ends`] are in a file that was never taken for text.
+pub const LINE_ENDS: [u8; 4] = *b"\n \r\n";
+
 /// Bits of [`Header::flags`].
 pub mod flag {
+    /// [`Header::line_ends`](super::Header::line_ends) are set.
+    pub const LINE_ENDS: u32 = 1;
+    /// There is a redundant grain directory.
+    pub const REDUNDANT: u32 = 1 << 1;
     /// An entry of 1 is a grain of zeros.
     pub const ZERO_GRAIN: u32 = 1 << 2;
     /// Grains are behind markers.

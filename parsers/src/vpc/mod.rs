@@ -11,6 +11,7 @@
 //! # Source
 //! Microsoft, "Virtual Hard Disk Image Format Specification", 2006; sizes and what is refused as QEMU 10.0's `block/vpc.c`.
 
+mod check;
 mod parent;
 mod wire;
 
@@ -31,8 +32,8 @@ const UNALLOCATED: u32 = u32::MAX;
 /// Entries of the table that are looked at together.
 const CHUNK: usize = 16 << 10;
 
-/// A VHD. Having one proves: header and footer are sound, the table has an entry for every block of the disk, and every
-/// block of it lies within the file.
+/// A VHD. Having one proves: header and footer are sound, and the table has an entry for every block of the disk. By
+/// [`Vpc::open`]: every block of it lies within the file.
 pub struct Vpc {
     layered: Layered,
     disk: DiskId,
@@ -45,6 +46,8 @@ pub struct Vpc {
 struct Dynamic {
     block_size: u32,
     table_offset: u64,
+    /// Entries of the table.
+    entries: u64,
     /// Identifier of the parent, of a differencing disk.
     parent_id: Option<[u8; 16]>,
 }
@@ -55,6 +58,19 @@ impl Dynamic {
         let bits = align::units(self.block_size.into(), SECTOR_LEN);
         align::up(bits.div_ceil(8), SECTOR_LEN).unwrap_or(0)
     }
+
+    /// Bytes of a block with its bitmap.
+    fn block_len(&self) -> u64 {
+        self.bitmap_len().saturating_add(self.block_size.into())
+    }
+
+    /// Some entries of the table, from number `index` on; at least one, where there is one.
+    fn chunk(&self, io: &mut dyn ReadAt, disk: DiskId, index: u64) -> Result<Vec<u32>, Error> {
+        let count = usize::try_from(self.entries.saturating_sub(index)).unwrap_or(CHUNK).min(CHUNK);
+        let mut bytes = alloc::vec![0; count.saturating_mul(4)];
+        io.read_padded(disk, self.table_offset.saturating_add(index.saturating_mul(4)), &mut bytes)?;
+        Ok(bytes.as_chunks::<4>().0.iter().map(|entry| u32::from_be_bytes(*entry)).collect())
+    }
 }
 
 impl Vpc {
@@ -63,6 +79,18 @@ impl Vpc {
     /// # Errors
     /// [`Error::Block`]; those of the reads.
     pub fn open(io: &mut dyn ReadAt, layer: LayerId, disk: DiskId) -> Result<Self, Error> {
+        let image = Self::open_for_check(io, layer, disk)?;
+        if let Some(dynamic) = &image.dynamic {
+            check_table(io, image.layered, disk, dynamic)?;
+        }
+        Ok(image)
+    }
+
+    /// Opens a VHD whose blocks may be anywhere.
+    ///
+    /// # Errors
+    /// As [`Vpc::open`].
+    pub fn open_for_check(io: &mut dyn ReadAt, layer: LayerId, disk: DiskId) -> Result<Self, Error> {
         let layered = Layered { layer, format: Format::Vpc };
         let mut footer: Footer = io.read_wire(disk, 0)?;
         let is_front = footer.cookie == wire::FOOTER_COOKIE;
@@ -138,35 +166,23 @@ fn dynamic(
     } else {
         (None, None)
     };
-    let dynamic = Dynamic { block_size, table_offset: header.table_offset.get(), parent_id };
-    check_table(io, layered, disk, &dynamic, entries)?;
+    let dynamic = Dynamic { block_size, table_offset: header.table_offset.get(), entries, parent_id };
+    layered.table(io, disk, Structure::Table, (dynamic.table_offset, entries, 4))?;
     Ok((dynamic, backing))
 }
 
 /// Every block lies within the file, as QEMU wants it: a file that was cut short must not read as zeros.
-fn check_table(
-    io: &mut dyn ReadAt,
-    layered: Layered,
-    disk: DiskId,
-    dynamic: &Dynamic,
-    entries: u64,
-) -> Result<(), Error> {
-    layered.table(io, disk, Structure::Table, (dynamic.table_offset, entries, 4))?;
+fn check_table(io: &mut dyn ReadAt, layered: Layered, disk: DiskId, dynamic: &Dynamic) -> Result<(), Error> {
     let file_len = padded_len(io, disk);
-    let block_len = dynamic.bitmap_len().saturating_add(dynamic.block_size.into());
-    let mut chunk = alloc::vec![0; CHUNK.saturating_mul(4)];
     let mut index = 0;
-    while index < entries {
-        let count = entries.saturating_sub(index).min(CHUNK as u64);
-        let bytes = chunk.get_mut(..usize::try_from(count.saturating_mul(4)).unwrap_or(0)).unwrap_or_default();
-        io.read_padded(disk, dynamic.table_offset.saturating_add(index.saturating_mul(4)), bytes)?;
-        for (entry, at) in bytes.as_chunks::<4>().0.iter().zip(index..) {
-            let found = u32::from_be_bytes(*entry);
-            let end = u64::from(found).saturating_mul(SECTOR_LEN).saturating_add(block_len);
-            let error = BlockError::Entry { structure: Structure::Table, index: at, found: found.into() };
-            layered.check(found == UNALLOCATED || end <= file_len, error)?;
+    while index < dynamic.entries {
+        let chunk = dynamic.chunk(io, disk, index)?;
+        for (found, at) in chunk.iter().zip(index..) {
+            let end = u64::from(*found).saturating_mul(SECTOR_LEN).saturating_add(dynamic.block_len());
+            let error = BlockError::Entry { structure: Structure::Table, index: at, found: (*found).into() };
+            layered.check(*found == UNALLOCATED || end <= file_len, error)?;
         }
-        index = index.saturating_add(count);
+        index = index.saturating_add(chunk.len().max(1) as u64);
     }
     Ok(())
 }

@@ -9,6 +9,10 @@ pub const FOOTER_COOKIE: [u8; 8] = *b"conectix";
 pub const DYNAMIC_COOKIE: [u8; 8] = *b"cxsparse";
 /// Disk type: content and a footer.
 pub const FIXED: u32 = 2;
+/// Disk type: blocks.
+pub const DYNAMIC: u32 = 3;
+/// Version of footer and dynamic header.
+pub const VERSION: u32 = 0x0001_0000;
 /// Disk type: blocks over a parent.
 pub const DIFFERENCING: u32 = 4;
 /// Sectors of the largest geometry: it says nothing of the size.

@@ -63,6 +63,13 @@ pub enum Error {
         /// Why.
         error: BlockError,
     },
+    /// A LUKS volume is broken or uses something unknown.
+    Luks {
+        /// The layer.
+        layer: LayerId,
+        /// Why.
+        error: LuksError,
+    },
     /// A layer's content is encrypted, and this operation has no key for it.
     Encrypted {
         /// The layer.

@@ -26,6 +26,7 @@ pub(super) fn error(names: &Names, error: &Error, errno: Option<i32>) -> Message
         Error::Raw { layer, error } => open(names, *layer, raw(error)),
         Error::Qcow2 { layer, error } => open(names, *layer, qcow2::error(error)),
         Error::Block { layer, format, error } => open(names, *layer, block::error(*format, *error)),
+        Error::Luks { layer, error } => open(names, *layer, Message::new(qcow2::luks(error))),
         Error::Encrypted { layer } => {
             let text = "Parameter 'encrypt.key-secret' is required for cipher";
             let hint = "encrypted content is not supported yet by this version; `info` works without a key";

@@ -138,7 +138,7 @@ const fn name(table: Table) -> &'static str {
 }
 
 /// The words for a LUKS header that can't be used.
-fn luks(error: &LuksError) -> String {
+pub(super) fn luks(error: &LuksError) -> String {
     match error {
         LuksError::Magic => "Volume is not in LUKS format".to_owned(),
         LuksError::Version { found } => format!("LUKS version {found} is not supported"),

@@ -1,15 +1,17 @@
 //! Checks held against qemu-img: as many lines, the same counts. What the lines say is held end to end.
 
+mod blocks;
+
 use super::check;
 use crate::testing::{Fault, Machine, MemoryDisk, Qcow2Builder, qemu_img, qemu_io, request, scratch};
 use instar_abi::check::{CheckFailure, Checked, Finding, ParallelsFinding, Qcow2Finding};
 use instar_abi::error::{Error, ReadError, Resource};
 use instar_abi::format::Format;
 use instar_abi::reply::{End, Frame};
-use instar_abi::request::{LayerId, Op};
+use instar_abi::request::{Check, LayerId, Op};
 use std::path::Path;
 
-const CHECK: Op = Op::Check { image: LayerId(0) };
+const CHECK: Op = Op::Check(Check { image: LayerId(0), as_qemu_img: true });
 
 /// What a check says of these bytes.
 fn checked(bytes: &[u8]) -> Result<(Checked, Vec<Finding>), Error> {
@@ -17,8 +19,12 @@ fn checked(bytes: &[u8]) -> Result<(Checked, Vec<Finding>), Error> {
 }
 
 fn run(bytes: &[u8], fault: Fault) -> (Result<(Checked, Vec<Finding>), Error>, u64) {
+    run_as(CHECK, bytes, fault)
+}
+
+fn run_as(op: Op, bytes: &[u8], fault: Fault) -> (Result<(Checked, Vec<Finding>), Error>, u64) {
     let disks = [MemoryDisk::new(bytes.to_vec())];
-    let request = request(CHECK, &disks);
+    let request = request(op, &disks);
     let mut machine = Machine::with_fault(&request, &disks, fault, true);
     let result = check(&request, &mut machine).map(|end| {
         assert_eq!(end, End::Done { lengths: vec![] });

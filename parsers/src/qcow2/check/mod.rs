@@ -21,14 +21,14 @@ use super::map::Qcow2;
 use super::snapshot::{Snapshot, Snapshots};
 use super::wire::entry;
 use crate::align;
-use crate::image::Findings;
+use crate::image::{Findings, Tables};
 use crate::store::ReadAt;
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use counts::Counts;
 use instar_abi::check::{CheckFailure, Checked, Finding, Qcow2Finding};
 use instar_abi::control::SECTOR_LEN;
-use instar_abi::error::{Error, Qcow2Error, Resource};
+use instar_abi::error::{Error, Qcow2Error};
 use instar_abi::format::Format;
 use instar_abi::request::DiskId;
 use refcounts::Ones;
@@ -40,11 +40,6 @@ const WINDOW: u64 = 32 << 20;
 const BATCH_LEN: usize = 1 << 20;
 /// Most tables of a batch: as many requests as a queue takes.
 const BATCH_MAX: usize = 64;
-/// Bytes of tables that a check reads at least, whatever the size of the file: 4 GiB.
-const TABLES_LEN_MIN: u64 = 4 << 30;
-/// Bytes of tables that a check may read for a byte of the file, each window counted: an image has as many only with
-/// thousands of snapshots.
-const TABLES_PER_BYTE: u64 = 32;
 
 /// Past this byte QEMU reads nothing of any file.
 const FILE_END_MAX: u64 = 0x7fff_ffff_c000_0000;
@@ -104,10 +99,7 @@ struct Check<'a> {
     unsound: u64,
     /// A refcount was looked for in a block that is not at a cluster.
     has_met_unusable: bool,
-    /// Bytes of tables that have been read.
-    tables_len: u64,
-    /// Most of them.
-    tables_len_max: u64,
+    tables: Tables,
     /// Tables without a finding that have been read, by their place, once many tables have been.
     known: BTreeMap<u64, Table>,
     result: Checked,
@@ -129,8 +121,7 @@ impl<'a> Check<'a> {
             is_first: true,
             unsound: 0,
             has_met_unusable: false,
-            tables_len: 0,
-            tables_len_max: file_len.saturating_mul(TABLES_PER_BYTE).saturating_add(TABLES_LEN_MIN),
+            tables: Tables::of(file_len),
             known: BTreeMap::new(),
             result: Checked {
                 total_clusters: header.virtual_size().div_ceil(cluster_size),
@@ -154,15 +145,6 @@ impl<'a> Check<'a> {
     fn corrupt_once(&mut self, io: &mut dyn Findings, finding: Qcow2Finding) -> Result<(), Error> {
         self.unsound = self.unsound.saturating_add(1);
         if self.is_first { self.corrupt(io, finding) } else { Ok(()) }
-    }
-
-    /// Pays for tables that are to be read.
-    ///
-    /// # Errors
-    /// No honest image has as many.
-    fn take_tables(&mut self, len: u64) -> Result<(), Error> {
-        self.tables_len = self.tables_len.saturating_add(len);
-        if self.tables_len > self.tables_len_max { Err(Error::OutOfBudget(Resource::ReadBytes)) } else { Ok(()) }
     }
 
     /// Looks through the snapshot table; whether the check can go on.
@@ -271,7 +253,7 @@ impl<'a> Check<'a> {
             let (mut at, mut left) = (bitmap.table_offset, len);
             while left > 0 {
                 let piece = left.min(BATCH_LEN as u64);
-                self.take_tables(piece)?;
+                self.tables.take(piece)?;
                 let table = io.read_each(self.disk, &[at], usize::try_from(piece).unwrap_or(0))?;
                 for raw in table.first().map_or(&[][..], |bytes| bytes.as_chunks().0) {
                     let raw = u64::from_be_bytes(*raw);

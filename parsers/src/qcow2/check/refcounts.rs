@@ -75,7 +75,7 @@ impl Check<'_> {
         let mut index = 0u32;
         while left > 0 {
             let piece = left.min(BATCH_LEN as u64);
-            self.take_tables(piece)?;
+            self.tables.take(piece)?;
             let read = io.read_each(self.disk, &[at], usize::try_from(piece).unwrap_or(0))?;
             for raw in read.first().map_or(&[][..], |bytes| bytes.as_chunks().0) {
                 let raw = u64::from_be_bytes(*raw);

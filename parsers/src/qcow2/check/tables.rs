@@ -77,7 +77,7 @@ impl Check<'_> {
 
     /// Whether tables are remembered from now on.
     pub(super) fn remembers(&self) -> bool {
-        self.tables_len >= KNOWN_FROM && self.known.len() < KNOWN_MAX
+        self.tables.taken() >= KNOWN_FROM && self.known.len() < KNOWN_MAX
     }
 
     /// Calls `work` with each L1 entry that is not zero, its number, and the table that it names; without one where the
@@ -95,7 +95,7 @@ impl Check<'_> {
         let mut index = 0u32;
         while left > 0 {
             let piece = left.min(BATCH_LEN as u64);
-            self.take_tables(piece)?;
+            self.tables.take(piece)?;
             let read = io.read_each(self.disk, &[at], usize::try_from(piece).unwrap_or(0))?;
             let entries = read.first().map_or(&[][..], |bytes| bytes.as_chunks().0);
             for entries in entries.chunks(batch) {
@@ -110,7 +110,7 @@ impl Check<'_> {
                 let places: Vec<u64> =
                     entries.iter().filter(|(_, raw)| is_read(self, *raw)).map(|(_, raw)| raw & entry::OFFSET).collect();
                 let cost = (entries.len() as u64).saturating_mul(L1_ENTRY_COST);
-                self.take_tables(cost.saturating_add((places.len() as u64).saturating_mul(self.cluster_size)))?;
+                self.tables.take(cost.saturating_add((places.len() as u64).saturating_mul(self.cluster_size)))?;
                 let mut tables = places.iter().zip(io.read_each(self.disk, &places, table_len)?).peekable();
                 for (index, raw) in entries {
                     let is_next = |next: &(&u64, Vec<u8>)| *next.0 == raw & entry::OFFSET;
@@ -244,7 +244,7 @@ impl Check<'_> {
         let known = core::mem::take(&mut self.known);
         let len = usize::try_from(self.cluster_size).unwrap_or(0);
         for (offset, table) in known.iter().filter(|(_, table)| table.again > 0) {
-            self.take_tables(self.cluster_size)?;
+            self.tables.take(self.cluster_size)?;
             let read = io.read_each(self.disk, &[*offset], len)?;
             let entry_len = L2Entry::len(self.image.header());
             for raw in read.first().map_or(&[][..], Vec::as_slice).chunks_exact(entry_len) {

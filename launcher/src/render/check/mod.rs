@@ -1,10 +1,12 @@
 //! What a check found, in qemu-img's words.
 #![forbid(unsafe_code)]
 
+mod blocks;
+
 use super::escape::shown;
 use super::json::{Layout, to_text};
 use super::qdict::{QDict, Value};
-use instar_abi::check::{CheckFailure, Checked, Finding, ParallelsFinding, Qcow2Finding, VdiFinding};
+use instar_abi::check::{CheckFailure, Checked, Finding, Qcow2Finding};
 use nix::errno::Errno;
 
 /// The line of a finding, or its lines; qemu-img signs some with its name.
@@ -12,28 +14,12 @@ use nix::errno::Errno;
 pub fn line(finding: &Finding, program: &str) -> String {
     match finding {
         Finding::Qcow2(finding) => qcow2(finding, program) + "\n",
-        Finding::Vdi(finding) => vdi(*finding) + "\n",
-        Finding::Parallels(finding) => parallels(*finding) + "\n",
-    }
-}
-
-fn vdi(finding: VdiFinding) -> String {
-    match finding {
-        VdiFinding::BlockTwice { block } => format!("ERROR: block index {block} also used by {block}"),
-        VdiFinding::BlockTooLarge { index, block } => format!("ERROR: block index {index} too large, is {block}"),
-        VdiFinding::Allocated { found, expected } => {
-            format!("ERROR: allocated blocks mismatch, is {found}, should be {expected}")
-        }
-    }
-}
-
-fn parallels(finding: ParallelsFinding) -> String {
-    match finding {
-        ParallelsFinding::Unclean => "ERROR image was not closed correctly".to_owned(),
-        ParallelsFinding::DataOffset => "ERROR data_off field has incorrect value".to_owned(),
-        ParallelsFinding::PastEnd { index } => format!("ERROR cluster {index} is outside image"),
-        ParallelsFinding::Leaked { len } => format!("ERROR space leaked at the end of the image {len}"),
-        ParallelsFinding::Twice { index } => format!("ERROR duplicate offset in BAT entry {index}"),
+        Finding::Vdi(finding) => blocks::vdi(*finding) + "\n",
+        Finding::Parallels(finding) => blocks::parallels(*finding) + "\n",
+        Finding::Vmdk(finding) => blocks::vmdk(*finding) + "\n",
+        Finding::Vhdx(finding) => blocks::vhdx(*finding, program) + "\n",
+        Finding::Vpc(finding) => blocks::vpc(*finding) + "\n",
+        Finding::Luks(finding) => blocks::luks(*finding) + "\n",
     }
 }
 
@@ -198,6 +184,7 @@ pub fn failure(checked: &Checked) -> Option<String> {
         Some(CheckFailure::TooLarge) => Errno::EFBIG,
         Some(CheckFailure::Invalid) => Errno::EINVAL,
         Some(CheckFailure::Unreadable) => Errno::EIO,
+        Some(CheckFailure::NotPermitted) => Errno::EPERM,
     };
     Some(format!("Check failed: {}", super::errors::errno_text(errno as i32)))
 }

@@ -1,5 +1,9 @@
 //! What check finds, as numbers. The launcher words it once, in qemu-img's words.
 
+mod blocks;
+
+pub use blocks::{LuksFinding, ParallelsFinding, VdiFinding, VhdxFinding, VmdkFinding, VpcFinding};
+
 use crate::format::Format;
 use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
@@ -66,6 +70,8 @@ pub enum CheckFailure {
     Invalid,
     /// Something is where no file has bytes.
     Unreadable,
+    /// A table's entry leads nowhere: QEMU's -1, which happens to be an errno.
+    NotPermitted,
 }
 
 /// What a check found, in the order in which it did.
@@ -77,54 +83,14 @@ pub enum Finding {
     Vdi(VdiFinding),
     /// In a Parallels image.
     Parallels(ParallelsFinding),
-}
-
-/// What is wrong with a VDI.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum VdiFinding {
-    /// An entry's block is one that another entry has.
-    BlockTwice {
-        /// The block of the file.
-        block: u32,
-    },
-    /// An entry's block is none of the image's.
-    BlockTooLarge {
-        /// Number of the entry.
-        index: u32,
-        /// The block of the file.
-        block: u32,
-    },
-    /// The header has another number of blocks in use.
-    Allocated {
-        /// Blocks in use.
-        found: u32,
-        /// What the header says.
-        expected: u32,
-    },
-}
-
-/// What is wrong with a Parallels image.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum ParallelsFinding {
-    /// It was not closed.
-    Unclean,
-    /// Where blocks start is within the table, or past the end of the file.
-    DataOffset,
-    /// A block is not wholly in the file.
-    PastEnd {
-        /// Number of the entry.
-        index: u32,
-    },
-    /// What follows the last block.
-    Leaked {
-        /// Bytes.
-        len: u64,
-    },
-    /// An entry's block is one that an entry before it has.
-    Twice {
-        /// Number of the entry.
-        index: u32,
-    },
+    /// In a VMDK.
+    Vmdk(VmdkFinding),
+    /// In a VHDX.
+    Vhdx(VhdxFinding),
+    /// In a VHD.
+    Vpc(VpcFinding),
+    /// In a LUKS volume.
+    Luks(LuksFinding),
 }
 
 /// What is wrong with a qcow2 image. Offsets and lengths are bytes of its file.
