@@ -105,9 +105,9 @@ impl Qed {
         self.is_cluster(io, offset) && last.is_some_and(|last| self.is_cluster(io, last))
     }
 
-    /// Whether a cluster may be at `offset`.
+    /// Whether a cluster may be at `offset`. One that is there in part is not there, as in QEMU.
     fn is_cluster(&self, io: &dyn ReadAt, offset: u64) -> bool {
-        let file_len = padded_len(io, self.disk);
+        let file_len = align::down(padded_len(io, self.disk), self.cluster_size);
         align::within(offset, self.cluster_size) == 0 && (self.header_len..file_len).contains(&offset)
     }
 

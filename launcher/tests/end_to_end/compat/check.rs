@@ -1,5 +1,8 @@
 //! Damaged images: the same lines, the same result, the same exit code.
 
+mod blocks;
+mod large;
+
 use super::Programs;
 use crate::common::{make, scratch};
 use std::fs;

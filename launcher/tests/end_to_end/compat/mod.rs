@@ -40,6 +40,8 @@ const COMMANDS: &[&str] = &[
     "measure -O vmdk IMG",
     "measure -l none -O qcow2 IMG",
     "convert -l none -O qcow2 IMG none.qcow2",
+    "check IMG",
+    "check --output=json IMG",
 ];
 
 /// Both programs, if they are there.
@@ -66,6 +68,11 @@ impl Programs {
         let output = run(directory, program, &arguments);
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         Outcome { code: output.status.code(), out: text(&output.stdout), err: text(&output.stderr) }
+    }
+
+    /// The same binary by its own name.
+    pub fn instar(&self) -> PathBuf {
+        self.ours.with_file_name("instar")
     }
 
     pub fn ours(&self, directory: &Path, command: &str) -> Outcome {
@@ -148,7 +155,7 @@ fn a_vhdx_is_mapped_block_by_block() {
         directory,
         "qemu-img create -q -f vhdx -o block_size=1M a.vhdx 8M; qemu-io -f vhdx -c 'write -P 1 3M 64k' a.vhdx >/dev/null",
     );
-    let instar = programs.ours.with_file_name("instar");
+    let instar = programs.instar();
     let map = Programs::ask(&instar, directory, "map --output=json a.vhdx");
     let present = |line: &&str| line.contains("\"present\": true, \"zero\": false, \"data\": true");
     let data: Vec<&str> = map.out.lines().filter(present).collect();

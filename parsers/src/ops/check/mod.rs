@@ -76,7 +76,13 @@ fn layer_checked<E: Env>(
         Format::Vhdx => Vhdx::open(io, id, disk)?.check(io, scope),
         Format::Vmdk => {
             let mut image = Vmdk::open(io, id, disk)?;
-            let needs = attach_files(io, request, id, &mut image)?;
+            let mut needs = Vec::new();
+            for need in attach_files(io, request, id, &mut image)? {
+                // A file may hold several parts of the content.
+                if !needs.contains(&need) {
+                    needs.push(need);
+                }
+            }
             if !needs.is_empty() {
                 return Ok(Outcome::Incomplete(needs));
             }

@@ -105,6 +105,11 @@ impl SparseExtent<'_> {
             check.corrupt(io, VmdkFinding::RedundantDirectory { extent: self.extent })?;
             redundant = None;
         }
+        // ESX's header says how many there are.
+        let known = grains.directory_entries.saturating_mul(grains.table_entries);
+        if known.saturating_mul(grains.grain_size) < grains.len {
+            check.corrupt(io, VmdkFinding::GrainUnreadable { sector: self.sector_of(known) })?;
+        }
         let fixed = self.fixed(io, redundant, directory_len)?;
         let mut used = Occupied::new(io.budget(), self.file_len / SECTOR_LEN)?;
         loop {
