@@ -27,6 +27,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("qcow2_l1l2", targets::qcow2_l1l2),
     ("qcow2_refcount", targets::qcow2_refcount),
     ("qcow2_decompress", targets::qcow2_decompress),
+    ("qcow2_struct", targets::qcow2_struct),
     ("raw_partition", targets::raw_partition),
     ("ro_formats", targets::ro_formats),
     ("map_iter", targets::map_iter),

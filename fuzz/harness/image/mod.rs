@@ -1,7 +1,9 @@
 //! Images of fuzz input behind the parsers' [`ReadAt`].
 
+use instar_abi::check::Finding;
 use instar_abi::error::{Error, ReadError};
 use instar_abi::request::{self, DiskId, HostExtent};
+use instar_parsers::image::Findings;
 use instar_parsers::store::{Budget, ReadAt};
 use std::borrow::Cow;
 use std::ops::Range;
@@ -131,13 +133,14 @@ pub struct FuzzReader<'a> {
     calls: u64,
     after_refusal: Option<u32>,
     fault: Option<u64>,
+    told: u64,
 }
 
 impl<'a> FuzzReader<'a> {
     /// A reader of these disks with the common budget.
     #[must_use]
     pub fn new(disks: Vec<FuzzImage<'a>>) -> Self {
-        Self { disks, budget: BUDGET.into(), calls: 0, after_refusal: None, fault: None }
+        Self { disks, budget: BUDGET.into(), calls: 0, after_refusal: None, fault: None, told: 0 }
     }
 
     /// A reader with another budget.
@@ -163,6 +166,12 @@ impl<'a> FuzzReader<'a> {
     #[must_use]
     pub const fn calls(&self) -> u64 {
         self.calls
+    }
+
+    /// Findings of checks so far.
+    #[must_use]
+    pub const fn told(&self) -> u64 {
+        self.told
     }
 
     fn draw(&mut self, bytes: u64) -> Result<(), Error> {
@@ -228,6 +237,23 @@ impl ReadAt for FuzzReader<'_> {
 
     fn host_allocated(&self, _: DiskId) -> Option<u64> {
         None
+    }
+}
+
+impl Findings for FuzzReader<'_> {
+    fn read_each(&mut self, disk: DiskId, offsets: &[u64], len: usize) -> Result<Vec<Vec<u8>>, Error> {
+        assert!(offsets.len() <= 64 && len <= 4 << 20, "reads {} times {len} bytes at once", offsets.len());
+        let read = |offset: &u64| {
+            let mut bytes = vec![0; len];
+            (self as &mut dyn ReadAt).read_padded(disk, *offset, &mut bytes)?;
+            Ok(bytes)
+        };
+        offsets.iter().map(read).collect()
+    }
+
+    fn tell_often(&mut self, _: Finding, times: u64) -> Result<(), Error> {
+        self.told = self.told.saturating_add(times);
+        Ok(())
     }
 }
 

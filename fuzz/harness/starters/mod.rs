@@ -42,6 +42,7 @@ pub fn all() -> BTreeMap<&'static str, BTreeMap<String, Vec<u8>>> {
         ("map_iter", reading::maps()),
         ("measure_calc", reading::sizes()),
         ("dd_window", reading::parts()),
+        ("qcow2_struct", reading::structures()),
     ];
     sets.into_iter().map(|(target, set)| (target, set.into_iter().collect())).collect()
 }

@@ -66,3 +66,40 @@ pub fn parts() -> Vec<(String, Vec<u8>)> {
     .map(|(name, input)| (name.to_owned(), input))
     .into()
 }
+
+/// Inputs of `qcow2_struct`.
+pub fn structures() -> Vec<(String, Vec<u8>)> {
+    let input = |shape: u8, extra: u8, edits: &[(u8, u8, u16, u64)]| {
+        let mut input = vec![shape, extra];
+        for (kind, index, place, value) in edits {
+            input.extend([*kind, *index]);
+            input.extend(place.to_le_bytes());
+            input.extend(value.to_le_bytes());
+        }
+        input
+    };
+    // Widths in bits 2 to 4.
+    let mut inputs: Vec<(String, Vec<u8>)> =
+        (0..7).map(|order| (format!("sound-{}-bit", 1 << order), input(order << 2, 1, &[]))).collect();
+    let data = |cluster: u64| (cluster << 8) | 1;
+    let others = [
+        ("sound-4k", input(0x13, 3, &[])),
+        ("sound-v2", input(0x50, 1, &[])),
+        ("sound-extended", input(0x30, 0, &[])),
+        ("sound-extended-snapshot", input(0x30, 1, &[])),
+        ("leaked", input(0x10, 2, &[])),
+        ("refcounts", input(0x10, 0, &[(5, 0, 6, 0), (5, 0, 7, 2)])),
+        ("l1", input(0x10, 0, &[(1, 1, 0, 0), (1, 2, 0, (1 << 63) | (4 * 512))])),
+        ("shared", input(0x10, 0, &[(3, 0, 1, data(6)), (3, 1, 0, data(6))])),
+        ("unaligned", input(0x10, 1, &[(2, 0, 1, (1 << 63) | 777)])),
+        ("far", input(0x10, 0, &[(2, 0, 1, 1 << 40)])),
+        ("table", input(0x10, 0, &[(6, 0, 0, 0x1200)])),
+        ("snapshot", input(0x10, 1, &[(7, 7, 0, 0), (7, 3, 36, 0x0100_0000)])),
+        ("short", input(0x10, 0, &[(8, 0, 0, 4700)])),
+        ("long", input(0x10, 0, &[(8, 0, 0, 100_000)])),
+        ("larger", input(0x10, 0, &[(0, 1, 24, 0x0000_0100_0000_0000)])),
+        ("subclusters", input(0x30, 0, &[(4, 0, 0, u64::MAX), (4, 0, 9, 7)])),
+    ];
+    inputs.extend(others.map(|(name, input)| (name.to_owned(), input)));
+    inputs
+}

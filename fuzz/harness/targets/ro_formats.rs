@@ -1,11 +1,19 @@
 use super::{DISK, LAYER, check_error};
 use crate::image::{FuzzImage, FuzzReader};
 use crate::layout::Script;
+use instar_abi::check::Checked;
+use instar_abi::error::Error;
 use instar_abi::format::Format;
 use instar_abi::request::{Below, Layer, RawGate};
 use instar_parsers::codec::Codecs;
-use instar_parsers::image::{Driver, Extent, Image as _, Kind, open};
+use instar_parsers::image::{Blocks as _, Driver, Extent, Image as _, Kind, Scope, open};
+use instar_parsers::parallels::Parallels;
+use instar_parsers::qed::Qed;
 use instar_parsers::store::ReadAt;
+use instar_parsers::vdi::Vdi;
+use instar_parsers::vhdx::Vhdx;
+use instar_parsers::vmdk::Vmdk;
+use instar_parsers::vpc::Vpc;
 
 const FORMATS: [Format; 7] =
     [Format::Vmdk, Format::Vdi, Format::Vpc, Format::Vhdx, Format::Parallels, Format::Qed, Format::Qcow];
@@ -14,11 +22,14 @@ const EXTENTS_MAX: usize = 48;
 /// Largest block that is decoded.
 const CLUSTER_LEN_MAX: u32 = 1 << 20;
 const SECTOR_LEN: u64 = 512;
+/// Longest file that is checked.
+const CHECKED_LEN_MAX: u64 = 64 << 20;
 
 /// Formats that are only read. Byte 0: which (mod 7), bit 7: checksums are put right; length of the file in sectors (4);
 /// then pieces: sector (4), length (2), bytes.
 pub fn ro_formats(data: &[u8]) {
     let Some((format, image)) = image_of(Script::new(data), u64::MAX) else { return };
+    let is_clean = is_clean(format, &image);
     let layer =
         Layer { disk: DISK, format: Some(format), raw_gate: RawGate::Open, window: None, below: Below::AsNamed };
     let mut reader = FuzzReader::new(vec![image]);
@@ -33,15 +44,22 @@ pub fn ro_formats(data: &[u8]) {
     assert!(size == facts.virtual_size && i64::try_from(size).is_ok(), "a disk of {size} bytes");
     assert!(facts.cluster_size.is_none_or(|size| size > 0), "blocks of no length");
     let mut at = 0;
+    let mut places = Vec::new();
     for _ in 0..EXTENTS_MAX {
         if at >= size {
-            return;
+            break;
         }
         let extent = match opened.map(&mut reader, at..size) {
             Ok(extent) => extent,
-            Err(error) => return check_error(&error),
+            Err(error) => {
+                assert!(!is_clean, "clean, and {error:?}");
+                return check_error(&error);
+            }
         };
         check_extent(&mut reader, extent, at, size);
+        if let Kind::Data { offset, .. } = extent.kind {
+            places.push(offset..offset + extent.len);
+        }
         // What starts within it goes on in the same way.
         let middle = at + extent.len / 2;
         let within = opened.map(&mut reader, middle..extent.end()).expect("was sound a moment ago");
@@ -51,6 +69,55 @@ pub fn ro_formats(data: &[u8]) {
             "{extent:?} {within:?}"
         );
         at = extent.end();
+    }
+    places.sort_by_key(|place| place.start);
+    let is_twice = places.windows(2).any(|pair| pair[1].start < pair[0].end);
+    assert!(!(is_clean && is_twice), "clean, and two places are one: {places:x?}");
+}
+
+/// Checks the image; whether that says that every block is in the file and has a place of its own.
+fn is_clean(format: Format, image: &FuzzImage<'_>) -> bool {
+    if image.len() > CHECKED_LEN_MAX {
+        return false;
+    }
+    let run = |scope: Scope| {
+        let mut reader = FuzzReader::new(vec![image.clone()]);
+        let checked = check(format, &mut reader, scope);
+        (checked, reader.told())
+    };
+    let (theirs, _) = run(Scope::AsQemuImg);
+    if let Ok(theirs) = theirs {
+        let is_first = format != Format::Vmdk || theirs.corruptions == u64::from(theirs.failure.is_some());
+        assert!(is_first, "goes on behind what ends the check: {theirs:?}");
+    }
+    match run(Scope::Whole) {
+        (Ok(checked), told) => {
+            assert!(checked.format == format && checked.untold == 0 && checked.check_errors == 0, "{checked:?}");
+            let is_told = matches!(format, Format::Vmdk | Format::Vhdx | Format::Vpc);
+            assert!(!is_told || checked.corruptions == told, "{told} findings of {checked:?}");
+            is_told && checked.corruptions == 0
+        }
+        (Err(error), _) => {
+            check_error(&error);
+            false
+        }
+    }
+}
+
+/// Opens and checks.
+fn check(format: Format, io: &mut FuzzReader<'_>, scope: Scope) -> Result<Checked, Error> {
+    match format {
+        Format::Vmdk => {
+            let image = Vmdk::open(io, LAYER, DISK)?;
+            // A text's files are not there.
+            if image.files().is_empty() { image.check(io, scope) } else { Err(Error::WrongOp) }
+        }
+        Format::Vdi => Vdi::open(io, LAYER, DISK)?.check(io),
+        Format::Vpc => Vpc::open_for_check(io, LAYER, DISK)?.check(io),
+        Format::Vhdx => Vhdx::open(io, LAYER, DISK)?.check(io, scope),
+        Format::Parallels => Parallels::open(io, LAYER, DISK)?.check(io),
+        Format::Qed => Qed::open(io, LAYER, DISK)?.check(io),
+        format => Err(Error::NoCheck { format }),
     }
 }
 
