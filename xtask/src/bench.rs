@@ -137,6 +137,12 @@ const CASES: &[Case] = &[
         gate: (1.0, 2.0),
         ..INFO
     },
+    Case {
+        name: "check, 256 GiB of metadata",
+        arguments: &["check", "-f", "qcow2", "metadata.qcow2"],
+        gate: (0.8, 0.8),
+        ..INFO
+    },
     Case { name: "measure", arguments: &["measure", "-f", "qcow2", "-O", "qcow2", "data.qcow2"], ..INFO },
     Case {
         name: "100 images of 8 MiB",
@@ -261,6 +267,7 @@ fn make_images(directory: &Path) -> Result<()> {
         qemu-img convert -f raw -O vhdx mixed.raw mixed.vhdx
         qemu-img convert -f raw -O qcow2 -o cluster_size=4k fragments.raw fragments.qcow2
         rm fragments.raw
+        qemu-img create -q -f qcow2 -o preallocation=metadata metadata.qcow2 256G
         truncate -s 100G sparse.raw
         for at in 0 10 20 30 40 50 60 70 80 90; do
             dd if=data.raw of=sparse.raw bs=1M count=4 seek=$((at * 1024)) conv=notrunc status=none
