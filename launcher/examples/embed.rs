@@ -3,9 +3,8 @@
 //! Embeds the op images as the launcher does: build with `INSTAR_IMAGES` naming the directory that `cargo xtask image`
 //! fills, `target/dist/images`. The run is locked down in a child, so this process goes on as before.
 
-use instar::cli::report_from_child;
 use instar::disk::file::SourceFile;
-use instar::job::{Machine as _, Then, limits};
+use instar::job::{Machine as _, NoEnd, Then, limits};
 use instar::{Choice, Engine, Job};
 use instar_abi::reply::Frame;
 use instar_abi::request::{Access, Below, Disk, DiskId, Layer, LayerId, Op, RawGate, Request};
@@ -39,7 +38,7 @@ fn main() -> Result<(), String> {
     };
     let job = Job { op: "info", disks: vec![Arc::new(SourceFile::new(file, len))], request, limits: limits::INFO };
 
-    let mut engine = Engine::new(report_from_child);
+    let mut engine = Engine::new(instar::words);
     engine.choose(choice);
     let mut size = None;
     let end = engine.run(&job, Then::GoOn, &mut |frame| {
@@ -48,7 +47,10 @@ fn main() -> Result<(), String> {
             size = Some((image.format, image.virtual_size));
         }
     });
-    let end = end.map_err(|error| format!("the run came to no end: {error:?}"))?;
+    let end = end.map_err(|error| match error {
+        NoEnd::Told(words) => words,
+        error => format!("the run came to no end: {error:?}"),
+    })?;
     println!("{path}: {size:?}, {end:?}");
     Ok(())
 }

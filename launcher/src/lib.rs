@@ -26,7 +26,7 @@
 //!     lanes: 1,
 //! };
 //! let job = Job { op: "info", disks: vec![Arc::new(SourceFile::new(file, len))], request, limits: limits::INFO };
-//! let mut engine = Engine::new(instar::cli::report_from_child);
+//! let mut engine = Engine::new(instar::words);
 //! engine.choose(Choice::Auto);
 //! let end = engine.run(&job, Then::GoOn, &mut |frame| println!("{frame:?}"));
 //! println!("{end:?}");
@@ -48,3 +48,4 @@ pub mod vmm;
 
 pub use job::Job;
 pub use machine::{Choice, Engine};
+pub use render::errors::words;

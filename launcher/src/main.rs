@@ -5,5 +5,5 @@ use instar::machine::Engine;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    cli::main(std::env::args_os(), &mut Engine::new(cli::report_from_child))
+    cli::main(std::env::args_os(), &mut Engine::new(instar::words))
 }

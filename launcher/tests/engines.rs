@@ -51,8 +51,8 @@ const PLACES: [(&str, Place); 9] = [
 ];
 
 /// The engine of a place, for a child.
-fn engine(name: &str, report: fn(&MachineError)) -> Engine {
-    let engine = Engine::new(report);
+fn engine(name: &str, words: fn(&MachineError) -> String) -> Engine {
+    let engine = Engine::new(words);
     match PLACES.iter().find(|(known, _)| *known == name).expect("a place").1 {
         Place::Builtin(transport) => engine.on(transport),
         Place::Outside(program) => {
@@ -133,7 +133,7 @@ fn be_launcher_if_told() {
     let stream = |name: &str| Box::new(File::create(Path::new(&directory).join(name)).expect("made"));
     let mut terminal = Terminal::new(cli::Mode::Instar, stream("stdout"), stream("stderr"));
     let words = ["instar"].into_iter().chain(arguments.split('\x1f')).map(OsString::from);
-    let code = cli::main_on(words, &mut engine(&place, cli::report_from_child), &mut terminal);
+    let code = cli::main_on(words, &mut engine(&place, instar::words), &mut terminal);
     std::process::exit(i32::from(format!("{code:?}") != format!("{:?}", std::process::ExitCode::SUCCESS)));
 }
 
@@ -527,7 +527,7 @@ fn be_provoked_if_told() {
     let limits = limits::Limits { memory_len: 128 << 20, time: Duration::from_secs(3), ..limits::INFO };
     let job = Job { op: "info", disks: vec![disk], request, limits };
     let place = place.into_string().expect("ASCII");
-    let mut engine = engine(&place, |error| eprintln!("{error:?}")).booting(image.leak());
+    let mut engine = engine(&place, |error| format!("{error:?}")).booting(image.leak());
     let end = engine.run(&job, Then::GoOn, &mut |frame| eprintln!("{frame:?}"));
     eprintln!("saw: {end:?}");
     std::process::exit(0)
@@ -578,7 +578,7 @@ macro_rules! provoked {
 
 provoked! {
     a_guest_that_ends_well_is_done_everywhere: 0 => "saw: Ok(Done";
-    a_panic_is_reported_with_its_place_everywhere: 1 => "Died", "Panic", "saw: Err(Reported)";
+    a_panic_is_reported_with_its_place_everywhere: 1 => "saw: Err(Told(\"Died", "Panic";
     a_page_fault_is_reported_with_its_address_everywhere: 2 => "death: Fault", "vector_or_line: 14", "cr2: 8";
     the_local_apic_is_out_of_reach_everywhere: 14 => "death: Fault", "vector_or_line: 14", "error_code: 7", "cr2: 4276093696";
     an_exhausted_heap_is_reported_everywhere: 4 => "HeapExhausted";

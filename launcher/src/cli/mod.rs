@@ -29,8 +29,6 @@ mod progress;
 pub mod terminal;
 
 use crate::job::Machine;
-use crate::machine::MachineError;
-use crate::render::errors;
 use grammar::UsageError;
 use instar_abi::request::RawGate;
 use std::ffi::{OsStr, OsString};
@@ -108,16 +106,6 @@ pub fn main_on(
             }
         }
     }
-}
-
-/// Says on this process's stderr why a run that a child made gave no end.
-pub fn report_from_child(error: &MachineError) {
-    let mode = match start(std::env::args_os()) {
-        Start::Run { mode, .. } | Start::Help(mode) | Start::Version(mode) | Start::Wrong(mode, _) => mode,
-    };
-    // The child is locked down: it may write, and no longer ask whether somebody watches.
-    let streams = (Box::new(std::io::stdout()), Box::new(std::io::stderr()));
-    Terminal::new(mode, streams.0, streams.1).say(&errors::machine_error(error));
 }
 
 fn run(

@@ -96,8 +96,8 @@ pub enum NoEnd {
         /// The op.
         op: &'static str,
     },
-    /// A child ran it and has said why.
-    Reported,
+    /// Why, as a child that ran it worded it: a line, and maybe what to do about it on a second one.
+    Told(String),
     /// The user stopped it by this signal.
     Stopped(i32),
 }

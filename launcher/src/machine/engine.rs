@@ -6,7 +6,8 @@
 //! A job with nothing more to open runs here and locks this very process down. Any other runs in a
 //! child, which locks itself down in this process's place and passes frames on as they come. The
 //! child has decoded them as hostile bytes; this process decodes them again, from the child. What the host
-//! said of a request that failed, only the child knows: behind the last frame comes an errno.
+//! said of a request that failed, only the child knows: behind the last frame comes an errno. A run without an end has
+//! words in place of its last frame.
 
 use super::{Choice, Images, Job, MachineError, ReplyFault, Running, Stop, Transport, run};
 use crate::disk::Disk;
@@ -26,8 +27,8 @@ const MARGIN: Duration = Duration::from_secs(30);
 
 /// Runs jobs, on the built-in machine unless another is chosen.
 pub struct Engine {
-    /// Says on standard error why a run gave no end, in words.
-    report: fn(&MachineError),
+    /// Why a run gave no end, in words: an error does not get out of the child that met it.
+    words: fn(&MachineError) -> String,
     transport: Transport,
     choice: Choice,
     image: Option<&'static [u8]>,
@@ -35,10 +36,10 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// An engine on the table transport, which words a child's failures by `report`.
+    /// An engine on the table transport, which words a child's failures by `words`.
     #[must_use]
-    pub const fn new(report: fn(&MachineError)) -> Self {
-        Self { report, transport: Transport::Table, choice: Choice::Builtin, image: None, errno: None }
+    pub const fn new(words: fn(&MachineError) -> String) -> Self {
+        Self { words, transport: Transport::Table, choice: Choice::Builtin, image: None, errno: None }
     }
 
     /// The same, whose guests see their devices otherwise where the machine is the built-in one.
@@ -97,7 +98,7 @@ impl Machine for Engine {
         let job = Watched { job: Job { outside: running.as_ref(), ..job }, witnesses };
         let (end, errno) = match then {
             Then::Finish if running.is_none() => run_here(&job, on_frame),
-            Then::Finish | Then::GoOn => run_in_child(&job, self.report, on_frame),
+            Then::Finish | Then::GoOn => run_in_child(&job, self.words, on_frame),
         }?;
         self.errno = errno;
         Ok(end)
@@ -140,7 +141,7 @@ fn run_here(job: &Watched<'_>, on_frame: &mut dyn FnMut(Frame)) -> Result<(End, 
 
 fn run_in_child(
     watched: &Watched<'_>,
-    report: fn(&MachineError),
+    words: fn(&MachineError) -> String,
     on_frame: &mut dyn FnMut(Frame),
 ) -> Result<(End, Option<i32>), NoEnd> {
     let job = &watched.job;
@@ -148,35 +149,45 @@ fn run_in_child(
     if let Some(signal) = process::stop_signal() {
         return Err(NoEnd::Stopped(signal));
     }
-    let bounds = Bounds { len: job.limits.reply_len + ERRNO_LEN as u64, time: job.limits.time + MARGIN };
+    let bounds = Bounds { len: job.limits.reply_len + BEHIND_FRAMES as u64, time: job.limits.time + MARGIN };
     let mut child = process::spawn(bounds, |pipe| {
         close_others(job, Some(&pipe));
-        child_main(watched, pipe, report)
+        child_main(watched, pipe, words)
     })
     .map_err(host)?;
     if let Some(outside) = job.outside {
         outside.leave_to_child();
     }
     let said = read_frames(&mut child, on_frame);
-    if !matches!(said, Ok(Said::Nothing)) {
+    if !matches!(said, Said::Nothing) {
         // It has said all it had to say, or what nobody wants to hear.
         child.kill();
     }
-    match (child.wait().map_err(host)?, said.map_err(host)?) {
+    match (child.wait().map_err(host)?, said) {
         (Ended::Stopped(signal), _) => Err(NoEnd::Stopped(signal)),
         (_, Said::End(end, errno)) => Ok((end, errno)),
-        (_, Said::Nonsense) => Err(NoEnd::Machine(MachineError::Reply(ReplyFault::OutOfOrder))),
+        (_, Said::Failed(words)) => Err(NoEnd::Told(words)),
+        (_, Said::Unread(error)) => Err(host(error)),
         (_, Said::TooLate) => Err(NoEnd::Machine(MachineError::NoEnd(Stop::TimeOut { rip: 0 }))),
-        (Ended::Exited(_), Said::Nothing) => Err(NoEnd::Reported),
         (Ended::Signalled(signal), Said::Nothing) => Err(NoEnd::Machine(MachineError::ChildKilled { signal })),
+        (Ended::Exited(_), Said::Nothing) | (_, Said::Nonsense) => {
+            Err(NoEnd::Machine(MachineError::Reply(ReplyFault::OutOfOrder)))
+        }
     }
 }
 
 /// Bytes behind the last frame: an errno, 0 for none.
 const ERRNO_LEN: usize = size_of::<i32>();
+/// In place of a frame's length: what follows are the length of words and the words.
+const FAILED: [u8; FRAME_HEADER_LEN] = [0xff; FRAME_HEADER_LEN];
+/// Longer words are cut off.
+const WORDS_LEN_MAX: usize = 16 << 10;
+/// Bytes that a report may have more than the frames of a reply.
+const BEHIND_FRAMES: usize = FRAME_HEADER_LEN + size_of::<u32>() + WORDS_LEN_MAX;
 
-/// The child: runs the job, passes every frame on, the last one included, and what the host said.
-fn child_main(job: &Watched<'_>, pipe: File, report: fn(&MachineError)) -> i32 {
+/// The child: runs the job, passes every frame on, the last one included, and what the host said; or says why there is
+/// no last frame.
+fn child_main(job: &Watched<'_>, pipe: File, words: fn(&MachineError) -> String) -> i32 {
     let mut pipe = Arc::new(pipe);
     let frames = Arc::clone(&pipe);
     match run(&job.job, move |frame| drop(send(&frames, &frame))) {
@@ -186,8 +197,10 @@ fn child_main(job: &Watched<'_>, pipe: File, report: fn(&MachineError)) -> i32 {
             i32::from(sent.is_err())
         }
         Err(error) => {
-            report(&error);
-            1
+            let words = words(&error).into_bytes();
+            let words = &words[..words.len().min(WORDS_LEN_MAX)];
+            let len = (words.len() as u32).to_le_bytes();
+            i32::from(pipe.write_all(&[&FAILED, &len[..], words].concat()).is_err())
         }
     }
 }
@@ -202,63 +215,82 @@ fn send(mut pipe: &File, frame: &Frame) -> std::io::Result<()> {
 enum Said {
     /// The last frame, and the host's errno behind it.
     End(End, Option<i32>),
+    /// Why there is none.
+    Failed(String),
     /// No last frame.
     Nothing,
     /// Something that is no frame, or more than a reply may be.
     Nonsense,
     /// Not the last frame in time.
     TooLate,
+    /// Nothing that this process could read.
+    Unread(std::io::Error),
 }
 
 /// Hands frames over as they arrive. When the user asks for progress, what was last told of it comes again.
-fn read_frames(child: &mut Child, on_frame: &mut dyn FnMut(Frame)) -> std::io::Result<Said> {
+fn read_frames(child: &mut Child, on_frame: &mut dyn FnMut(Frame)) -> Said {
     let mut progress = Frame::Progress { done: 0, total: 1 };
     loop {
-        let mut message = vec![0; FRAME_HEADER_LEN];
         let mut wake = || {
             if process::progress_asked() {
                 on_frame(progress.clone());
             }
         };
-        match child.read_report(&mut message, &mut wake)? {
-            Heard::Bytes => {}
-            Heard::End => return Ok(Said::Nothing),
-            Heard::TooLong => return Ok(Said::Nonsense),
-            Heard::TooLate => return Ok(Said::TooLate),
-        }
-        let len = message.first_chunk().map_or(0, |len| u32::from_le_bytes(*len));
-        if len > instar_abi::control::FRAME_LEN_MAX {
-            return Ok(Said::Nonsense);
-        }
-        message.resize(FRAME_HEADER_LEN + len as usize, 0);
-        match child.read_report(&mut message[FRAME_HEADER_LEN..], &mut || {})? {
-            Heard::Bytes => {}
-            Heard::End => return Ok(Said::Nothing),
-            Heard::TooLong => return Ok(Said::Nonsense),
-            Heard::TooLate => return Ok(Said::TooLate),
-        }
-        let mut decoded = None;
-        if decode_batch(&message, |frame| decoded = Some(frame)).is_err() {
-            return Ok(Said::Nonsense);
-        }
-        match decoded {
-            Some(Frame::End(end)) => {
+        match read_frame(child, &mut wake) {
+            Ok(Frame::End(end)) => {
                 let mut errno = [0; ERRNO_LEN];
-                let heard = child.read_report(&mut errno, &mut || {})?;
-                return Ok(match heard {
-                    Heard::Bytes => Said::End(end, Some(i32::from_le_bytes(errno)).filter(|&errno| errno != 0)),
-                    Heard::End => Said::Nothing,
-                    Heard::TooLong => Said::Nonsense,
-                    Heard::TooLate => Said::TooLate,
-                });
+                return match hear(child, &mut errno, &mut || {}) {
+                    Ok(()) => Said::End(end, Some(i32::from_le_bytes(errno)).filter(|&errno| errno != 0)),
+                    Err(said) => said,
+                };
             }
-            Some(frame) => {
+            Ok(frame) => {
                 if matches!(frame, Frame::Progress { .. }) {
                     progress = frame.clone();
                 }
                 on_frame(frame);
             }
-            None => return Ok(Said::Nonsense),
+            Err(said) => return said,
         }
+    }
+}
+
+/// The next frame, or what the report came to instead.
+fn read_frame(child: &mut Child, wake: &mut dyn FnMut()) -> Result<Frame, Said> {
+    let mut message = vec![0; FRAME_HEADER_LEN];
+    hear(child, &mut message, wake)?;
+    if message == FAILED {
+        return Err(Said::Failed(read_words(child)?));
+    }
+    let len = message.first_chunk().map_or(0, |len| u32::from_le_bytes(*len));
+    if len > instar_abi::control::FRAME_LEN_MAX {
+        return Err(Said::Nonsense);
+    }
+    message.resize(FRAME_HEADER_LEN + len as usize, 0);
+    hear(child, &mut message[FRAME_HEADER_LEN..], &mut || {})?;
+    let mut decoded = None;
+    decode_batch(&message, |frame| decoded = Some(frame)).map_err(|_| Said::Nonsense)?;
+    decoded.ok_or(Said::Nonsense)
+}
+
+fn read_words(child: &mut Child) -> Result<String, Said> {
+    let mut len = [0; size_of::<u32>()];
+    hear(child, &mut len, &mut || {})?;
+    let len = u32::from_le_bytes(len) as usize;
+    if len > WORDS_LEN_MAX {
+        return Err(Said::Nonsense);
+    }
+    let mut words = vec![0; len];
+    hear(child, &mut words, &mut || {})?;
+    Ok(String::from_utf8_lossy(&words).into_owned())
+}
+
+/// Reads exactly the next bytes of the report.
+fn hear(child: &mut Child, bytes: &mut [u8], wake: &mut dyn FnMut()) -> Result<(), Said> {
+    match child.read_report(bytes, wake).map_err(Said::Unread)? {
+        Heard::Bytes => Ok(()),
+        Heard::End => Err(Said::Nothing),
+        Heard::TooLong => Err(Said::Nonsense),
+        Heard::TooLate => Err(Said::TooLate),
     }
 }

@@ -11,7 +11,7 @@ use instar_abi::epitaph::Death;
 use nix::sys::signal::Signal;
 use std::io;
 
-/// The words for a run without an end; `None`: a child has said it.
+/// The words for a run without an end; `None`: who stopped it knows.
 pub(super) fn no_end(no_end: &NoEnd) -> Option<Message> {
     match no_end {
         NoEnd::Machine(error) => Some(machine_error(error)),
@@ -19,13 +19,24 @@ pub(super) fn no_end(no_end: &NoEnd) -> Option<Message> {
             Message::new(format!("this build carries no image of the operation '{op}'"))
                 .with_hint("cargo xtask build embeds the images; a plain cargo build does not"),
         ),
-        NoEnd::Reported | NoEnd::Stopped(_) => None,
+        NoEnd::Told(words) => Some(match words.split_once('\n') {
+            Some((text, hint)) => Message::new(text).with_hint(hint),
+            None => Message::new(words),
+        }),
+        NoEnd::Stopped(_) => None,
     }
+}
+
+/// The words for a run that the machine ended, as one text: a line, and what to do about it on a second one.
+#[must_use]
+pub fn words(error: &MachineError) -> String {
+    let Message { text, more: _, hint } = machine_error(error);
+    [text].into_iter().chain(hint).collect::<Vec<_>>().join("\n")
 }
 
 /// The words for a run that the machine ended.
 #[must_use]
-pub fn machine_error(error: &MachineError) -> Message {
+fn machine_error(error: &MachineError) -> Message {
     match error {
         MachineError::Image(error) => {
             Message::new(format!("the op image is damaged: {error:?}")).with_hint("cargo xtask build makes it again")

@@ -16,7 +16,7 @@ use crate::job::failure::{Failure, NamedError};
 use instar_abi::request::NeedKind;
 
 pub use host::{errno_text, policy};
-pub use machine::machine_error;
+pub use machine::words;
 
 /// What the user reads when a command fails.
 #[derive(Clone, Debug, PartialEq, Eq)]
