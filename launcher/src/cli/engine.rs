@@ -43,17 +43,25 @@ fn choose(
                 left.extend(args);
                 break;
             }
-            b"--engine" => {
-                let value = args.next().ok_or_else(|| UsageError::ValueMissing { option: Err("engine".to_owned()) })?;
-                choice = Some(named("--engine", &value)?);
-            }
-            bytes => match bytes.strip_prefix(b"--engine=") {
-                Some(value) => choice = Some(name(value).ok_or_else(|| unknown("--engine", value))?),
+            bytes => match typed(bytes) {
+                Some(Some(value)) => choice = Some(name(value).ok_or_else(|| unknown("--engine", value))?),
+                Some(None) => {
+                    let missing = || UsageError::ValueMissing { option: Err("engine".to_owned()) };
+                    choice = Some(named("--engine", &args.next().ok_or_else(missing)?)?);
+                }
                 None => left.push(arg),
             },
         }
     }
     Ok((choice, left))
+}
+
+/// The value that is given to the option by this word, if the word is the option. It may be shortened to what no
+/// other option begins with.
+fn typed(word: &[u8]) -> Option<Option<&[u8]>> {
+    let mut parts = word.splitn(2, |&byte| byte == b'=');
+    let option = parts.next()?;
+    (option.len() >= b"--en".len() && b"--engine".starts_with(option)).then(|| parts.next())
 }
 
 fn named(what: &str, value: &OsStr) -> Result<Choice, UsageError> {
@@ -71,6 +79,7 @@ fn unknown(what: &str, value: &[u8]) -> UsageError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::{check, compare, convert_grammar, dd, info, map, measure};
     use crate::machine::Program;
 
     fn words(words: &[&str]) -> Vec<OsString> {
@@ -98,6 +107,16 @@ mod tests {
         let typed = words(&["--engine", "qemu"]);
         let variable = Some(OsStr::new("firecracker"));
         assert_eq!(choose(Mode::QemuImg, variable, typed.clone()), Ok((Some(firecracker()), typed)));
+    }
+
+    #[test]
+    fn it_may_be_shortened_to_what_no_other_option_begins_with() {
+        let short = words(&["--eng", "firecracker", "--en=firecracker", "--e", "--engines"]);
+        assert_eq!(choose(Mode::Instar, None, short), Ok((Some(firecracker()), words(&["--e", "--engines"]))));
+        let grammars = [check::GRAMMAR, compare::GRAMMAR, convert_grammar::GRAMMAR, dd::GRAMMAR];
+        let grammars = grammars.into_iter().chain([info::GRAMMAR, map::GRAMMAR, measure::GRAMMAR]);
+        let mut others = grammars.flat_map(|grammar| grammar.options).flat_map(|option| option.long);
+        assert_eq!(others.find(|long| long.starts_with("en")), None);
     }
 
     #[test]
