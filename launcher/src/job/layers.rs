@@ -116,6 +116,15 @@ impl Layers {
         Ok(())
     }
 
+    /// What the host knows of a file, for an operation that asks what is in it: to tell takes a walk through the page cache
+    /// on some file systems.
+    fn host(&self, opened: &Opened) -> extents::Host {
+        match self.job.request.op {
+            Op::Check { .. } => extents::Host::default(),
+            _ => extents::Host::of(opened),
+        }
+    }
+
     /// Adds an image of the user's; `below`: how deep it lies below what the user calls so.
     pub fn add_image(
         &mut self,
@@ -127,7 +136,7 @@ impl Layers {
         let (id, len) = (opened.id, opened.len);
         self.note_root(opened.path.clone(), below, id);
         self.names.disks.push(opened.path.as_os_str().as_encoded_bytes().to_vec());
-        let host = extents::Host::of(&opened);
+        let host = self.host(&opened);
         let bytes = FileBytes::source(opened.file, self.reading.cache);
         let bytes = open::in_cache_mode(bytes).map_err(|error| Failure::Open {
             typed: below.1.to_vec(),
@@ -267,7 +276,7 @@ impl Layers {
             .open(&naming, &need.name, deeper + 1, claim)
             .map_err(|refusal| failed(NamedError::Refused(refusal)))?;
         let path = opened.path.clone();
-        let host = extents::Host::of(&opened);
+        let host = self.host(&opened);
         let bytes = FileBytes::source(opened.file, cache)
             .map_err(|errno| failed(NamedError::Refused(Refusal::Host(errno.raw_os_error()))))?;
         let disk = self.job.add_source(bytes, opened.len, host);
