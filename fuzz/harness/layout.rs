@@ -66,6 +66,13 @@ pub fn dyn_offset(data: &[u8]) -> Option<u64> {
     le64(data, 512)
 }
 
+/// CRC-32 of IEEE 802.3, bit by bit.
+#[must_use]
+pub fn crc32(bytes: &[u8]) -> u32 {
+    let step = |crc: u32| if crc & 1 == 1 { crc >> 1 ^ 0xedb8_8320 } else { crc >> 1 };
+    !bytes.iter().fold(!0, |crc, byte| (0..8).fold(crc ^ u32::from(*byte), |crc, _| step(crc)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

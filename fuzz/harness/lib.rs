@@ -29,6 +29,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("qcow2_decompress", targets::qcow2_decompress),
     ("qcow2_struct", targets::qcow2_struct),
     ("raw_partition", targets::raw_partition),
+    ("partition_table", targets::partition_table),
     ("ro_formats", targets::ro_formats),
     ("map_iter", targets::map_iter),
     ("measure_calc", targets::measure_calc),

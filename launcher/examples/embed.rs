@@ -21,7 +21,7 @@ fn main() -> Result<(), String> {
     let file = std::fs::File::open(path).map_err(|error| format!("{path}: {error}"))?;
     let len = file.metadata().map_err(|error| format!("{path}: {error}"))?.len();
     let request = Request {
-        op: Op::Info { image: LayerId(0) },
+        op: Op::Info { image: LayerId(0), details: false },
         disks: vec![Disk { len, access: Access::ReadOnly, data: None, allocated: None }],
         layers: vec![Layer {
             disk: DiskId(0),

@@ -54,7 +54,7 @@ fn one(elf: &[u8], path: &str, mut pipe: std::fs::File) -> i32 {
     let file = std::fs::File::open(path).expect("the image is readable");
     let len = file.metadata().expect("it is a file").len();
     let request = Request {
-        op: Op::Info { image: LayerId(0) },
+        op: Op::Info { image: LayerId(0), details: false },
         disks: vec![RequestDisk { len, access: Access::ReadOnly, data: None, allocated: None }],
         layers: vec![Layer {
             disk: DiskId(0),

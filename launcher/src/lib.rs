@@ -16,7 +16,7 @@
 //! let file = std::fs::File::open("disk.qcow2")?;
 //! let len = file.metadata()?.len();
 //! let request = Request {
-//!     op: Op::Info { image: LayerId(0) },
+//!     op: Op::Info { image: LayerId(0), details: false },
 //!     disks: vec![Disk { len, access: Access::ReadOnly, data: None, allocated: None }],
 //!     layers: vec![Layer { disk: DiskId(0), format: None, raw_gate: RawGate::Partitioned, window: None, below: Below::AsNamed }],
 //!     answers: Vec::new(),

@@ -55,7 +55,7 @@ fn child(image: &[u8], case: Case) -> ! {
     file.write_all(&[3; 512]).expect("written");
     let disk: Arc<dyn Disk> = Arc::new(SourceFile::new(file, 512));
     let request = Request {
-        op: Op::Info { image: LayerId(0) },
+        op: Op::Info { image: LayerId(0), details: false },
         disks: vec![RequestDisk { len: 512, access: Access::ReadOnly, data: None, allocated: None }],
         layers: vec![Layer {
             disk: DiskId(0),

@@ -28,6 +28,7 @@ pub mod luks;
 pub mod mover;
 pub mod ops;
 pub mod parallels;
+pub mod partition;
 pub mod plan;
 pub mod qcow;
 pub mod qcow2;

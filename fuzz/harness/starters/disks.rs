@@ -92,3 +92,43 @@ pub fn partitioned() -> Vec<(String, Vec<u8>)> {
     .map(|(name, bytes)| (name.to_owned(), bytes))
     .to_vec()
 }
+
+/// Disks with whole tables, as `partition_table` takes them: what lies at the end of the disk is the last 1024 bytes.
+pub fn tables() -> Vec<(String, Vec<u8>)> {
+    let input = |len: u64, tail: u16, flags: u8, disk: &[u8]| {
+        [&len.to_le_bytes()[..], &tail.to_le_bytes(), &[flags, 0], disk].concat()
+    };
+    let entry = |at: usize, kind: u8, start: u32, sectors: u32| {
+        move |disk: Vec<u8>| {
+            let bytes = [&[0, 0, 0, 0, kind, 0, 0, 0][..], &start.to_le_bytes(), &sectors.to_le_bytes()].concat();
+            with(with(disk, at + 446, &bytes), at / 512 * 512 + 510, &[0x55, 0xaa])
+        }
+    };
+    let primary = entry(16, 0x83, 20, 10)(entry(0, 0x82, 1, 9)(vec![0; 4096]));
+    let chain = entry(0, 0x0f, 1, 100)(vec![0; 4096]);
+    let chain = entry(528, 5, 3, 5)(entry(512, 0x83, 1, 2)(chain));
+    let chain = entry(4 * 512, 0x83, 1, 2)(chain);
+    let mut header = b"EFI PART\0\0\x01\0\x5c\0\0\0".to_vec();
+    header.resize(92, 0);
+    let header = |here: u64, other: u64, entries_at: u64| {
+        let header = with(with(header.clone(), 24, &here.to_le_bytes()), 32, &other.to_le_bytes());
+        with(with(header, 72, &entries_at.to_le_bytes()), 80, &[2, 0, 0, 0, 128])
+    };
+    let part = with(with(vec![0; 128], 0, &[7; 32]), 32, &[9, 0, 0, 0, 0, 0, 0, 0, 12]);
+    // Of an entry in use and one that is not.
+    let sum = crate::layout::crc32(&padded(&part, 256)).to_le_bytes();
+    let gpt = with(with(padded(&mbr(0, 0xee, u32::MAX), 2048), 512, &header(1, 63, 2)), 1024, &part);
+    let gpt = with(gpt, 512 + 88, &sum);
+    let tail = with(with(padded(&part, 1024), 512, &header(63, 1, 62)), 512 + 88, &sum);
+    let both = [gpt.clone(), tail].concat();
+    [
+        ("mbr", input(1 << 20, 0, 0, &primary)),
+        ("logical", input(1 << 20, 0, 0, &chain)),
+        ("gpt", input(64 * 512, 1024, 1, &both)),
+        ("gpt-first", input(64 * 512, 0, 1, &gpt)),
+        ("gpt-last", input(64 * 512, 1024, 1, &with(both.clone(), 512, &[0; 92]))),
+        ("gpt-unsigned", input(64 * 512, 1024, 0, &both)),
+    ]
+    .map(|(name, bytes)| (name.to_owned(), bytes))
+    .to_vec()
+}

@@ -27,6 +27,7 @@ pub fn all() -> BTreeMap<&'static str, BTreeMap<String, Vec<u8>>> {
     let sets = [
         ("format_detect", disks::of_every_format()),
         ("raw_partition", disks::partitioned()),
+        ("partition_table", disks::tables()),
         ("qcow2_header", truncated(8192)),
         ("qcow2_l1l2", images.clone()),
         ("qcow2_refcount", truncated(8192)),

@@ -147,7 +147,7 @@ pub fn replies() -> Vec<(String, Vec<u8>)> {
         ("after-end".into(), framed(4, &[Frame::End(End::NeedsMore), progress(0, 1)])),
         ("no-room".into(), framed(0, &info)),
         ("out-of-place".into(), [&[0, 4, 0x81], 9u32.to_le_bytes().as_slice(), &[0; 512]].concat()),
-        ("request-info".into(), coded(Op::Info { image: LayerId(1) })),
+        ("request-info".into(), coded(Op::Info { image: LayerId(1), details: false })),
         ("request-convert".into(), coded(convert)),
         ("header".into(), [&[3, 0], header.as_bytes()].concat()),
     ]

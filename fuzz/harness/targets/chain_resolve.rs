@@ -75,7 +75,7 @@ impl<'a> Job<'a> {
             allocated: None,
         };
         let request = Request {
-            op: Op::Info { image: LayerId(0) },
+            op: Op::Info { image: LayerId(0), details: false },
             disks: images.iter().map(disk).collect(),
             layers: vec![layer(0, images[0].format)],
             answers: vec![],

@@ -337,7 +337,7 @@ impl Job {
 
     /// The size that info tells of.
     fn info(&self) -> Option<u64> {
-        let frames = self.run(Op::Info { image: LAYER }, 1, ops::info)?;
+        let frames = self.run(Op::Info { image: LAYER, details: false }, 1, ops::info)?;
         let size = frames.iter().find_map(|frame| match frame {
             Frame::Image(image) => Some(image.virtual_size),
             _ => None,

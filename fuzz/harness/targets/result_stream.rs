@@ -1,4 +1,4 @@
-use crate::layout::Script;
+use crate::layout::{Script, crc32};
 use instar::disk::control::Control;
 use instar::disk::{Disk as _, Segments};
 use instar::machine::Reply;
@@ -190,7 +190,7 @@ fn check_request(bytes: &[u8]) {
     let disk = |id: DiskId| assert!((id.0 as usize) < request.disks.len(), "{id:?} of {}", request.disks.len());
     let layer = |id: LayerId| assert!((id.0 as usize) < request.layers.len(), "{id:?} of {}", request.layers.len());
     match &request.op {
-        Op::Info { image } => layer(*image),
+        Op::Info { image, .. } => layer(*image),
         Op::Check(check) => layer(check.image),
         Op::Convert(convert) => {
             convert.sources.iter().copied().for_each(layer);
@@ -227,12 +227,6 @@ fn check_header(bytes: &[u8]) {
         Err(HeaderError::RequestLen { found }) => assert!(found > REQUEST_LEN_MAX),
         Err(_) => {}
     }
-}
-
-/// CRC-32 of IEEE 802.3, bit by bit.
-fn crc32(bytes: &[u8]) -> u32 {
-    let step = |crc: u32| if crc & 1 == 1 { crc >> 1 ^ 0xedb8_8320 } else { crc >> 1 };
-    !bytes.iter().fold(!0, |crc, byte| (0..8).fold(crc ^ u32::from(*byte), |crc, _| step(crc)))
 }
 
 /// The data of a write.

@@ -22,6 +22,8 @@ pub enum Frame {
     Snapshots(Vec<facts::Snapshot>),
     /// More of its format-specific facts; a tree may go on in the next frame.
     Specific(Vec<facts::Node>),
+    /// More of what only we tell of it, where that was asked for; after all of its specific facts.
+    Details(Vec<facts::Node>),
     /// Work done so far, of a total; never more than the total, never less than before.
     Progress {
         /// Done, in units of the operation's own.

@@ -44,6 +44,8 @@ pub enum Op {
     Info {
         /// The image.
         image: LayerId,
+        /// Tell also what speaks for its format, what partitions its content has, and what is risky about it.
+        details: bool,
     },
     /// Copy the content of an image, its chain flattened, into a new image.
     Convert(Convert),
@@ -429,7 +431,7 @@ impl Request {
         let disk = |id: DiskId| usize::try_from(id.0).is_ok_and(|index| index < self.disks.len());
         let layer = |id: LayerId| usize::try_from(id.0).is_ok_and(|index| index < self.layers.len());
         let op = match &self.op {
-            Op::Info { image } => layer(*image),
+            Op::Info { image, .. } => layer(*image),
             Op::Check(check) => layer(check.image),
             Op::Convert(convert) => {
                 let target = match &convert.target_format {

@@ -24,7 +24,7 @@ pub(super) fn control(image: &Path, control: &Path) -> io::Result<String> {
     let mut nonce = [0; 16];
     rustix::rand::getrandom(&mut nonce, rustix::rand::GetRandomFlags::empty())?;
     let request = Request {
-        op: Op::Info { image: LayerId(0) },
+        op: Op::Info { image: LayerId(0), details: false },
         disks: vec![Disk {
             len: std::fs::metadata(image)?.len(),
             access: Access::ReadOnly,

@@ -32,6 +32,14 @@ pub(super) const GRAMMAR: Grammar = Grammar {
             help: "describe the layers below as well",
             support: Support::Full,
         },
+        Opt {
+            id: "details",
+            short: None,
+            long: &["details"],
+            value: None,
+            help: "tell also its partitions, what speaks for its format, and what is risky about it",
+            support: Support::Ours,
+        },
         FORCE_SHARE,
         OBJECT,
         OUTPUT,
@@ -46,6 +54,7 @@ struct Typed {
     format: Option<OsString>,
     json: bool,
     chain: bool,
+    details: bool,
     shared: bool,
     allow: Vec<PathBuf>,
 }
@@ -78,6 +87,7 @@ impl Typed {
             format,
             json,
             chain: parsed.flag("backing-chain"),
+            details: parsed.flag("details"),
             shared: parsed.flag("force-share"),
             allow: parsed.all("allow-backing").map(PathBuf::from).collect(),
         })
@@ -91,16 +101,17 @@ fn describe(
     terminal: &mut Terminal,
 ) -> Result<ExitCode, Failure> {
     let name = image_name(&typed.name, typed.reading, typed.format.as_deref(), typed.shared)?;
+    let asked = info::Asked { raw_gate: mode.raw_gate(), details: typed.details };
     // Read now: once the run has locked this process down, no file can be.
     let zone = Zone::of_user();
     if !typed.chain {
         let policy = || Policy::load(&Sources::of_process(typed.allow.clone()));
-        let image = info::one(name, mode.raw_gate(), policy, machine)?;
+        let image = info::one(name, asked, policy, machine)?;
         let text = if typed.json { to_json(&image) } else { to_lines(&[image], &zone) };
         return Ok(terminal.print(&text));
     }
     let policy = Policy::load(&Sources::of_process(typed.allow.clone())).map_err(Failure::Policy)?;
-    let (images, result) = info::chain(name, mode.raw_gate(), &policy, machine);
+    let (images, result) = info::chain(name, asked, &policy, machine);
     // qemu-img prints a chain whole or not at all; we print what could be described.
     if result.is_ok() || (mode == Mode::Instar && !images.is_empty()) {
         let text = if typed.json { chain_to_json(&images) } else { to_lines(&images, &zone) };

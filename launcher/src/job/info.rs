@@ -8,7 +8,7 @@ use super::extents::Host;
 use super::failure::{Failure, GuestFailure, NamedError, NamedFailure, Names};
 use super::name::{ImageName, NameError};
 use super::open::{self, OpenError, Opened, path_of};
-use super::{Job, Machine, Then, limits, recorded_format, request};
+use super::{Job, Machine, Then, limits, op_image, recorded_format, request};
 use crate::disk::lock::{self, Claim, LockError};
 use crate::gate::policy::{Policy, PolicyError};
 use crate::gate::{Gate, Refusal};
@@ -19,6 +19,15 @@ use instar_abi::format::Format;
 use instar_abi::reply::{End, Frame, Need};
 use instar_abi::request::{Answer, Below, Given, Layer, LayerId, NeedKind, Op, RawGate};
 use std::os::fd::AsFd as _;
+
+/// What is asked of an image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Asked {
+    /// What it may be taken for.
+    pub raw_gate: RawGate,
+    /// Tell more than qemu-img does.
+    pub details: bool,
+}
 
 /// An image that is open and not yet described.
 struct Pending {
@@ -50,37 +59,37 @@ const TEXT_LEN_MAX: u64 = 64 << 10;
 /// [`Failure`].
 pub fn one(
     name: ImageName,
-    raw_gate: RawGate,
+    asked: Asked,
     policy: impl FnOnce() -> Result<Policy, PolicyError>,
     machine: &mut dyn Machine,
 ) -> Result<Described, Failure> {
     let pending = open_named_by_user(name)?;
     let then = if pending.may_name_parts() { Then::GoOn } else { Then::Finish };
-    let needs = match pending.run(raw_gate, then, machine)? {
+    let needs = match pending.run(asked, then, machine)? {
         Ran::Told(report) => return pending.described(report),
         Ran::Needs(_) if then == Then::Finish => return Err(Failure::Parts { typed: pending.name.typed }),
         Ran::Needs(needs) => needs,
     };
     let policy = policy().map_err(Failure::Policy)?;
     let mut gate = Gate::new(&policy, &[pending.opened.id]);
-    pending.describe_with(&needs, 1, raw_gate, &mut gate, machine)
+    pending.describe_with(&needs, 1, asked, &mut gate, machine)
 }
 
 /// Describes a chain, top first. What could be described before a failure comes with it.
 pub fn chain(
     name: ImageName,
-    raw_gate: RawGate,
+    asked: Asked,
     policy: &Policy,
     machine: &mut dyn Machine,
 ) -> (Vec<Described>, Result<(), Failure>) {
     let mut described = Vec::new();
-    let result = walk(name, raw_gate, policy, machine, &mut described);
+    let result = walk(name, asked, policy, machine, &mut described);
     (described, result)
 }
 
 fn walk(
     name: ImageName,
-    raw_gate: RawGate,
+    asked: Asked,
     policy: &Policy,
     machine: &mut dyn Machine,
     described: &mut Vec<Described>,
@@ -90,16 +99,16 @@ fn walk(
     let mut gate = Gate::new(policy, &[next.opened.id]);
     for depth in 0.. {
         let naming = next.opened.path.clone();
-        let image = match next.run(raw_gate, Then::GoOn, machine)? {
+        let image = match next.run(asked, Then::GoOn, machine)? {
             Ran::Told(report) => next.described(report)?,
-            Ran::Needs(needs) => next.describe_with(&needs, depth + 1, raw_gate, &mut gate, machine)?,
+            Ran::Needs(needs) => next.describe_with(&needs, depth + 1, asked, &mut gate, machine)?,
         };
         let backing = image.report.image.backing.clone();
         described.push(image);
         let Some(backing) = backing else { break };
         let full = full_backing_name(naming.as_os_str().as_encoded_bytes(), &backing.name).unwrap_or_default();
         let failed = |error| layer_failure(&top, depth, &backing.name, full.clone(), error);
-        let format = chain_format(backing.format.as_deref(), raw_gate).map_err(failed)?;
+        let format = chain_format(backing.format.as_deref(), asked.raw_gate).map_err(failed)?;
         let claim = if shared { Claim::NONE } else { claim_for(format, false) };
         let opened = gate.open(&naming, &backing.name, depth + 2, claim).map_err(|r| failed(NamedError::Refused(r)))?;
         let mut name = ImageName::from_path(opened.path.as_os_str().as_encoded_bytes().to_vec());
@@ -173,7 +182,7 @@ impl Pending {
         }
     }
 
-    fn run(&self, raw_gate: RawGate, then: Then, machine: &mut dyn Machine) -> Result<Ran, Failure> {
+    fn run(&self, asked: Asked, then: Then, machine: &mut dyn Machine) -> Result<Ran, Failure> {
         let Self { name, opened, answers, .. } = self;
         let window = name.window(opened.len).map_err(|error| Failure::Name { typed: name.typed.clone(), error })?;
         let failed = |error: std::io::Error| Failure::Open {
@@ -181,11 +190,17 @@ impl Pending {
             path: name.path.clone(),
             error: OpenError::Host(error.raw_os_error().unwrap_or(0)),
         };
-        let op = Op::Info { image: LayerId(0) };
+        let op = Op::Info { image: LayerId(0), details: asked.details };
         let request = request(op, limits::INFO_BUDGET, 1).map_err(|e| Failure::Random(e.raw_os_error()))?;
-        let mut job = Job { op: "info", disks: Vec::new(), request, limits: limits::INFO };
+        let mut job = Job { op: op_image(&request.op), disks: Vec::new(), request, limits: limits::INFO };
         let disk = job.add_source(opened.file.try_clone().map_err(failed)?, opened.len, Host::default());
-        let layer = job.add_layer(Layer { disk, format: name.format(), raw_gate, window, below: Below::AsNamed });
+        let layer = job.add_layer(Layer {
+            disk,
+            format: name.format(),
+            raw_gate: asked.raw_gate,
+            window,
+            below: Below::AsNamed,
+        });
         let mut disks = vec![name.path.clone()];
         for Part { name, opened } in answers {
             // A name that stands there again has its answer.
@@ -211,7 +226,7 @@ impl Pending {
         mut self,
         needs: &[Need],
         depth: u32,
-        raw_gate: RawGate,
+        asked: Asked,
         gate: &mut Gate<'_>,
         machine: &mut dyn Machine,
     ) -> Result<Described, Failure> {
@@ -230,7 +245,7 @@ impl Pending {
             };
             self.answers.push(Part { name: need.name.clone(), opened: part });
         }
-        match self.run(raw_gate, Then::GoOn, machine)? {
+        match self.run(asked, Then::GoOn, machine)? {
             Ran::Told(report) => self.described(report),
             Ran::Needs(_) => Err(Failure::Lie(Lie::OutOfPlace)),
         }

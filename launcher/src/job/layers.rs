@@ -120,7 +120,7 @@ impl Layers {
     /// on some file systems.
     fn host(&self, opened: &Opened) -> extents::Host {
         match self.job.request.op {
-            Op::Check { .. } => extents::Host::default(),
+            Op::Check(_) => extents::Host::default(),
             _ => extents::Host::of(opened),
         }
     }

@@ -105,10 +105,11 @@ pub enum NoEnd {
 /// Convert with every codec.
 const CONVERT_FULL: &str = "convert-full";
 
-/// The op image that does it: encoders do not fit an ordinary one.
+/// The op image that does it: encoders do not fit an ordinary one, and most that are asked about an image want no details.
 fn op_image(op: &Op) -> &'static str {
     match op {
-        Op::Info { .. } => "info",
+        Op::Info { details: false, .. } => "info",
+        Op::Info { details: true, .. } => "info-full",
         Op::Convert(convert) => match &convert.target_format {
             TargetFormat::Qcow2(Qcow2Options { compress: true, .. })
             | TargetFormat::Existing { compress: true, .. } => CONVERT_FULL,
@@ -197,7 +198,8 @@ mod tests {
         let qcow2 = |compress, compression| {
             op(TargetFormat::Qcow2(Qcow2Options { compress, compression, ..Qcow2Options::default() }))
         };
-        assert_eq!(op_image(&Op::Info { image: LayerId(0) }), "info");
+        assert_eq!(op_image(&Op::Info { image: LayerId(0), details: false }), "info");
+        assert_eq!(op_image(&Op::Info { image: LayerId(0), details: true }), "info-full");
         assert_eq!(op(TargetFormat::Raw), "convert");
         assert_eq!(qcow2(true, Compression::Zlib), "convert-full");
         // Only named in the header: nothing is encoded.

@@ -49,7 +49,12 @@ fn write_image(out: &mut String, image: &Described, zone: &Zone) -> std::fmt::Re
         out.push_str("Format specific information:\n");
         write_dict(out, 4, &image.report.specific)?;
     }
-    write_below(out, image)
+    write_below(out, image)?;
+    if !image.report.details.is_empty() {
+        out.push_str("Details:\n");
+        write_dict(out, 4, &image.report.details)?;
+    }
+    Ok(())
 }
 
 fn write_node(out: &mut String, indent: usize, name: &[u8], format: &str, len: u64, actual: u64) -> std::fmt::Result {

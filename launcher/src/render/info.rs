@@ -77,6 +77,9 @@ fn value(image: &Described) -> Value {
     let mut children: Vec<Value> = file.parts.iter().rev().map(part).collect();
     children.push(child("file", below(image)));
     dict.put("children", Value::List(children));
+    if !image.report.details.is_empty() {
+        dict.put("instar", Value::Object(image.report.details.clone()));
+    }
     Value::Object(dict)
 }
 

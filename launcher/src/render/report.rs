@@ -31,6 +31,8 @@ pub struct Report {
     pub snapshots: Vec<facts::Snapshot>,
     /// The members of its format-specific facts.
     pub specific: QDict,
+    /// What only we tell of it, as far as that was asked for.
+    pub details: QDict,
 }
 
 /// How a guest contradicted the protocol: it is broken or was taken over.
@@ -60,14 +62,16 @@ pub enum Lie {
 pub struct Collector {
     image: Option<facts::Image>,
     snapshots: Vec<facts::Snapshot>,
-    tree: Tree,
+    specific: Tree,
+    details: Tree,
 }
 
 impl Collector {
     /// A collector that has seen nothing of the image in `file_name`.
     #[must_use]
     pub fn new(file_name: Vec<u8>) -> Self {
-        Self { image: None, snapshots: Vec::new(), tree: Tree::new(file_name) }
+        let details = Tree::new(file_name.clone());
+        Self { image: None, snapshots: Vec::new(), specific: Tree::new(file_name), details }
     }
 
     /// Takes one frame.
@@ -91,7 +95,11 @@ impl Collector {
             Frame::Specific(nodes) => {
                 let image = self.image.as_ref().ok_or(Lie::OutOfPlace)?;
                 image.specific.as_ref().ok_or(Lie::OutOfPlace)?;
-                nodes.into_iter().try_for_each(|node| self.tree.add(node))
+                nodes.into_iter().try_for_each(|node| self.specific.add(node))
+            }
+            Frame::Details(nodes) => {
+                self.image.as_ref().ok_or(Lie::OutOfPlace)?;
+                nodes.into_iter().try_for_each(|node| self.details.add(node))
             }
             Frame::Progress { .. } => Ok(()),
             _ => Err(Lie::OutOfPlace),
@@ -104,7 +112,8 @@ impl Collector {
     /// [`Lie::NoImage`].
     pub fn finish(self) -> Result<Report, Lie> {
         let image = self.image.ok_or(Lie::NoImage)?;
-        Ok(Report { image, snapshots: self.snapshots, specific: self.tree.finish() })
+        let (specific, details) = (self.specific.finish(), self.details.finish());
+        Ok(Report { image, snapshots: self.snapshots, specific, details })
     }
 }
 
@@ -296,6 +305,7 @@ mod tests {
     #[test]
     fn frames_out_of_place_are_lies() {
         assert_eq!(Collector::new(b"x".to_vec()).take(Frame::Specific(vec![])), Err(Lie::OutOfPlace));
+        assert_eq!(Collector::new(b"x".to_vec()).take(Frame::Details(vec![])), Err(Lie::OutOfPlace));
         assert_eq!(Collector::new(b"x".to_vec()).take(Frame::Snapshots(vec![])), Err(Lie::OutOfPlace));
         assert_eq!(Collector::new(b"x".to_vec()).take(Frame::End(End::NeedsMore)), Err(Lie::OutOfPlace));
         assert_eq!(Collector::new(b"x".to_vec()).finish(), Err(Lie::NoImage));

@@ -9,6 +9,7 @@ mod convert_matrix;
 mod convert_offload;
 mod convert_options;
 mod convert_targets;
+mod details;
 mod formats;
 mod hostile;
 mod info_parity;

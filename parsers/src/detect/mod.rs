@@ -6,7 +6,8 @@
 //! for, and everything else is raw.
 
 use crate::store::{Part, ReadAt};
-use core::ops::Range;
+use alloc::vec::Vec;
+use core::ops::{Range, RangeInclusive};
 use instar_abi::error::{DetectError, Error};
 use instar_abi::format::Format;
 use instar_abi::request::{DiskId, Layer, LayerId, RawGate};
@@ -20,6 +21,8 @@ const ISO_IDENTIFIER: Range<u64> = 32769..32774;
 
 const CLOOP_MAGIC: &[u8] = b"#!/bin/sh\n#V2.0 Format\nmodprobe cloop file=$0 && mount -r -t iso9660 /dev/cloop $1\n";
 const BOCHS_MAGIC: &[u8] = b"Bochs Virtual HD Image\0";
+const VDI_MAGIC: u32 = 0xbeda_107f;
+const VDI_MAGIC_AT: usize = 0x40;
 const KOLY: &[u8] = b"koly";
 const CONECTIX: &[u8] = b"conectix";
 const LUKS_MAGIC: &[u8] = b"LUKS\xba\xbe";
@@ -39,10 +42,62 @@ struct Evidence<'a> {
 /// [`DetectError::Mismatch`] when the content is not what the user said, [`DetectError::RawGate`]
 /// when it is nothing known and may not be taken as raw; a window past its disk; those of the reads.
 pub fn detect(io: &mut dyn ReadAt, id: LayerId, layer: &Layer) -> Result<Format, Error> {
-    let disk = layer.disk;
     if layer.format == Some(Format::Raw) {
         return Ok(Format::Raw);
     }
+    with_evidence(io, id, layer, |evidence| {
+        let refused = |error| Err(Error::Detect { layer: id, error });
+        match (layer.format, evidence.known(), layer.raw_gate) {
+            (Some(given), Some(found), _) if given == found => Ok(given),
+            (Some(given), found, _) => refused(DetectError::Mismatch { given, found }),
+            (None, _, RawGate::Open) => Ok(evidence.as_qemu_probes()),
+            (None, Some(found), RawGate::Partitioned) => Ok(found),
+            (None, None, RawGate::Partitioned) if is_partitioned(evidence.head) => Ok(Format::Raw),
+            (None, None, RawGate::Partitioned) => refused(DetectError::RawGate),
+        }
+    })?
+}
+
+/// Something in a disk that speaks for a format.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sign {
+    /// The format that it is of; raw: a partition table.
+    pub format: Format,
+    /// Where in the disk it is.
+    pub offset: u64,
+}
+
+/// Everything in a layer's disk that speaks for a format, from its start on. More than one format: whoever looks at the
+/// disk otherwise takes it for something else.
+///
+/// # Errors
+/// A window past its disk; those of the reads.
+pub fn signs(io: &mut dyn ReadAt, id: LayerId, layer: &Layer) -> Result<Vec<Sign>, Error> {
+    let len = Part::of(io, id, layer)?.len;
+    with_evidence(io, id, layer, |Evidence { head, trailer, iso }| {
+        let is_vdi = le32(head, VDI_MAGIC_AT) == Some(VDI_MAGIC);
+        let at_start = from_head(head).filter(|&format| format != Format::Vdi);
+        let trailer_at = len.saturating_sub(trailer.len() as u64);
+        let at_end = trailer_at_end(trailer).map(|(format, at)| (format, trailer_at.saturating_add(at as u64)));
+        let found = [
+            at_start.map(|format| (format, 0)),
+            is_partitioned(head).then_some((Format::Raw, 0)),
+            is_vdi.then_some((Format::Vdi, VDI_MAGIC_AT as u64)),
+            iso.then_some((Format::Iso, ISO_IDENTIFIER.start)),
+            at_end,
+        ];
+        found.into_iter().flatten().map(|(format, offset)| Sign { format, offset }).collect()
+    })
+}
+
+/// Shows `look` what is known of a layer's disk.
+fn with_evidence<T>(
+    io: &mut dyn ReadAt,
+    id: LayerId,
+    layer: &Layer,
+    look: impl FnOnce(&Evidence<'_>) -> T,
+) -> Result<T, Error> {
+    let disk = layer.disk;
     let part = Part::of(io, id, layer)?;
     let io: &mut dyn ReadAt = &mut part.view(io);
     let len = io.len(disk);
@@ -54,21 +109,11 @@ pub fn detect(io: &mut dyn ReadAt, id: LayerId, layer: &Layer) -> Result<Format,
     let trailer = read_prefix(io, disk, trailer.start, &mut [0; TRAILER_LEN as usize], trailer_len)?;
     let mut iso = [0; 5];
     io.read_padded(disk, ISO_IDENTIFIER.start, &mut iso)?;
-    let evidence = Evidence {
+    Ok(look(&Evidence {
         head: head.0.get(..head.1).unwrap_or_default(),
         trailer: trailer.0.get(..trailer.1).unwrap_or_default(),
         iso: iso == *b"CD001",
-    };
-    let refused = |error| Err(Error::Detect { layer: id, error });
-    let known = evidence.known();
-    match (layer.format, known, layer.raw_gate) {
-        (Some(given), Some(found), _) if given == found => Ok(given),
-        (Some(given), found, _) => refused(DetectError::Mismatch { given, found }),
-        (None, _, RawGate::Open) => Ok(evidence.as_qemu_probes()),
-        (None, Some(found), RawGate::Partitioned) => Ok(found),
-        (None, None, RawGate::Partitioned) if is_partitioned(evidence.head) => Ok(Format::Raw),
-        (None, None, RawGate::Partitioned) => refused(DetectError::RawGate),
-    }
+    }))
 }
 
 /// Reads `len` bytes into `buf`, and hands both back.
@@ -120,7 +165,7 @@ fn from_head(head: &[u8]) -> Option<Format> {
     if starts(b"vhdxfile") {
         return Some(Format::Vhdx);
     }
-    if le32(head, 0x40) == Some(0xbeda_107f) {
+    if le32(head, VDI_MAGIC_AT) == Some(VDI_MAGIC) {
         return Some(Format::Vdi);
     }
     if starts(LUKS_MAGIC) && matches!(be16(head, 6), Some(1 | 2)) {
@@ -141,17 +186,21 @@ fn from_head(head: &[u8]) -> Option<Format> {
     None
 }
 
-/// A fixed VHD has its footer only at the end: 512 bytes, or 511 as older writers left it. A DMG trailer has
-/// 512 bytes and may be followed by up to 511 more.
 fn from_trailer(trailer: &[u8]) -> Option<Format> {
-    let from_end = |back: usize| trailer.len().checked_sub(back).and_then(|at| trailer.get(at..));
-    if [512, 511].iter().filter_map(|&back| from_end(back)).any(|bytes| bytes.starts_with(CONECTIX)) {
-        return Some(Format::Vpc);
+    trailer_at_end(trailer).map(|(format, _)| format)
+}
+
+/// The format and where the trailer starts. A fixed VHD has its footer only at the end: 512 bytes, or 511 as older writers left it. A DMG trailer has
+/// 512 bytes and may be followed by up to 511 more.
+fn trailer_at_end(trailer: &[u8]) -> Option<(Format, usize)> {
+    let starts = |backs: RangeInclusive<usize>| backs.rev().filter_map(|back| trailer.len().checked_sub(back));
+    let bytes = |at: usize| trailer.get(at..).unwrap_or_default();
+    if let Some(at) = starts(511..=512).find(|&at| bytes(at).starts_with(CONECTIX)) {
+        return Some((Format::Vpc, at));
     }
     // koly, version 4, header size 512: all of them big-endian.
     let is_koly = |bytes: &[u8]| bytes.starts_with(KOLY) && be32(bytes, 4) == Some(4) && be32(bytes, 8) == Some(512);
-    let dmg = (512..=1023).filter_map(from_end).any(is_koly);
-    dmg.then_some(Format::Dmg)
+    starts(512..=1023).find(|&at| is_koly(bytes(at))).map(|at| (Format::Dmg, at))
 }
 
 /// VMware's text descriptor, as QEMU's probe reads it: comments, lines of spaces, then a version of 1 to 3.

@@ -3,6 +3,7 @@
 mod bits;
 mod blocks;
 mod chain;
+mod content;
 mod extent;
 mod findings;
 mod foreign;
@@ -13,6 +14,7 @@ mod tree;
 pub use bits::{BitOrder, run_of_bits};
 pub use blocks::{Blocks, FileOf, Layered, backing, entry, padded_len, uniform};
 pub use chain::{Chain, Mapped, Resolved, attach_files};
+pub use content::OwnContent;
 pub use extent::{Codec, Extent, Kind};
 pub use findings::{Findings, Occupied, Scope, Tables};
 pub use foreign::{beside, text_of_utf16};

@@ -14,7 +14,7 @@ mod reply;
 pub use check::check;
 pub use compare::compare;
 pub use convert::{convert, convert_full};
-pub use info::info;
+pub use info::{info, info_full};
 pub use map::map;
 pub use measure::measure;
 pub use reply::Reply;

@@ -209,6 +209,12 @@ impl Header {
         [self.incompatible, self.compatible, self.autoclear]
     }
 
+    /// Whether it has features that are not known; one that had to be would have been refused.
+    #[must_use]
+    pub const fn has_unknown_features(&self) -> bool {
+        self.compatible & !compatible::KNOWN != 0 || self.autoclear & !autoclear::KNOWN != 0
+    }
+
     /// How content is encrypted.
     #[must_use]
     pub const fn crypt(&self) -> Crypt {

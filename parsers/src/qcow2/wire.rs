@@ -84,6 +84,8 @@ pub mod incompatible {
 pub mod compatible {
     /// Refcounts may be written late, with the dirty bit set meanwhile.
     pub const LAZY_REFCOUNTS: u64 = 1 << 0;
+    /// All that are known.
+    pub const KNOWN: u64 = LAZY_REFCOUNTS;
 }
 
 /// Bits of [`Header::autoclear_features`].
@@ -92,6 +94,8 @@ pub mod autoclear {
     pub const BITMAPS: u64 = 1 << 0;
     /// The external data file is the disk as it is.
     pub const DATA_FILE_RAW: u64 = 1 << 1;
+    /// All that are known.
+    pub const KNOWN: u64 = BITMAPS | DATA_FILE_RAW;
 }
 
 /// Types of header extensions.

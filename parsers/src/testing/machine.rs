@@ -336,4 +336,4 @@ pub fn request(op: Op, disks: &[MemoryDisk]) -> Request {
 }
 
 /// The op that describes layer 0.
-pub const INFO: Op = Op::Info { image: LayerId(0) };
+pub const INFO: Op = Op::Info { image: LayerId(0), details: false };

@@ -1,5 +1,7 @@
 //! info: describe one image without opening what is below it.
 
+mod details;
+
 use super::Reply;
 use crate::image::{Driver, Image, Opened, attach_files, open};
 use crate::qcow2::{self, Qcow2, Snapshots};
@@ -9,7 +11,7 @@ use instar_abi::error::Error;
 use instar_abi::facts;
 use instar_abi::format::Format;
 use instar_abi::reply::{End, Frame, Need};
-use instar_abi::request::{LayerId, Op, Request};
+use instar_abi::request::{Layer, LayerId, Op, Request};
 use instar_io::Env;
 
 /// A frame of snapshots or nodes is sent when it has about this many bytes.
@@ -19,9 +21,30 @@ const FRAME_LEN: usize = 128 << 10;
 /// content is in.
 ///
 /// # Errors
-/// [`Error::WrongOp`] for another operation; what qemu-img refuses; those of the reads and of the reply.
+/// [`Error::WrongOp`] for another operation, or where details are asked for; what qemu-img refuses; those of the reads and
+/// of the reply.
 pub fn info<E: Env>(request: &Request, env: &mut E) -> Result<End, Error> {
-    let Op::Info { image: id } = request.op else { return Err(Error::WrongOp) };
+    info_with(None, request, env)
+}
+
+/// [`info`], and [`Frame::Details`] where they are asked for. It is an image of its own: details are in the content, which
+/// takes the decoders.
+///
+/// # Errors
+/// Those of [`info`].
+pub fn info_full<E: Env>(request: &Request, env: &mut E) -> Result<End, Error> {
+    info_with(Some(details::details), request, env)
+}
+
+type Details = fn(&mut dyn ReadAt, &Request, LayerId, Opened) -> Result<Vec<facts::Node>, Error>;
+
+fn info_with<E: Env>(details: Option<Details>, request: &Request, env: &mut E) -> Result<End, Error> {
+    let Op::Info { image: id, details: wanted } = request.op else { return Err(Error::WrongOp) };
+    let details = match (wanted, details) {
+        (false, _) => None,
+        (true, Some(details)) => Some(details),
+        (true, None) => return Err(Error::WrongOp),
+    };
     let mut parts =
         Parts { request, cache: Cache::new(), budget: Budget::from(request.budget), reply: Reply::default() };
     let mut needs = Vec::new();
@@ -34,8 +57,12 @@ pub fn info<E: Env>(request: &Request, env: &mut E) -> Result<End, Error> {
         Driver::Qcow2(image) => qcow2_info(&mut parts, env, image, opened.part)?,
         Driver::Blocks(image) => {
             parts.reply.push(env, &Frame::Image(image.facts().clone()))?;
-            push_nodes(&mut parts, env, image.specific())?;
+            push_nodes(&mut parts, env, image.specific(), Frame::Specific)?;
         }
+    }
+    if let Some(details) = details {
+        let nodes = parts.with_store(env, |store| details(store, request, id, opened))?;
+        push_nodes(&mut parts, env, nodes, Frame::Details)?;
     }
     parts.reply.flush(env)?;
     Ok(End::Done { lengths: Vec::new() })
@@ -63,12 +90,15 @@ impl Parts<'_> {
 
 /// The layer, with the files that hold its content: their sizes are what there is to tell.
 fn open_layer(io: &mut dyn ReadAt, request: &Request, id: LayerId, needs: &mut Vec<Need>) -> Result<Opened, Error> {
-    let layer = usize::try_from(id.0).ok().and_then(|index| request.layers.get(index));
-    let mut opened = open(io, id, layer.ok_or(Error::WrongOp)?)?;
+    let mut opened = open(io, id, layer_of(request, id)?)?;
     if let Driver::Blocks(image) = &mut opened.driver {
         *needs = attach_files(&mut opened.part.view(io), request, id, &mut **image)?;
     }
     Ok(opened)
+}
+
+fn layer_of(request: &Request, id: LayerId) -> Result<&Layer, Error> {
+    usize::try_from(id.0).ok().and_then(|index| request.layers.get(index)).ok_or(Error::WrongOp)
 }
 
 fn raw_facts(image: &impl Image) -> facts::Image {
@@ -88,24 +118,29 @@ fn raw_facts(image: &impl Image) -> facts::Image {
 fn qcow2_info<E: Env>(parts: &mut Parts<'_>, env: &mut E, image: &Qcow2, part: Part) -> Result<(), Error> {
     let (facts, nodes) = qcow2::facts(image);
     parts.reply.push(env, &Frame::Image(facts))?;
-    push_nodes(parts, env, nodes)?;
+    push_nodes(parts, env, nodes, Frame::Specific)?;
     push_snapshots(parts, env, image, part)
 }
 
 /// Sends a tree, in as many frames as it takes.
-fn push_nodes<E: Env>(parts: &mut Parts<'_>, env: &mut E, nodes: Vec<facts::Node>) -> Result<(), Error> {
+fn push_nodes<E: Env>(
+    parts: &mut Parts<'_>,
+    env: &mut E,
+    nodes: Vec<facts::Node>,
+    frame: fn(Vec<facts::Node>) -> Frame,
+) -> Result<(), Error> {
     let mut chunk = Vec::new();
     let mut len = 0usize;
     for node in nodes {
         len = len.saturating_add(node_len(&node));
         chunk.push(node);
         if len >= FRAME_LEN {
-            parts.reply.push(env, &Frame::Specific(core::mem::take(&mut chunk)))?;
+            parts.reply.push(env, &frame(core::mem::take(&mut chunk)))?;
             len = 0;
         }
     }
     if !chunk.is_empty() {
-        parts.reply.push(env, &Frame::Specific(chunk))?;
+        parts.reply.push(env, &frame(chunk))?;
     }
     Ok(())
 }
