@@ -10,6 +10,13 @@ use instar_abi::check::Qcow2Finding;
 use instar_abi::error::Error;
 
 impl Check<'_> {
+    /// Whether every flag is known to be right without looking: all entries have it, and every cluster that one of them
+    /// names has a refcount of at least one, by what was counted, and of at most one.
+    pub(super) fn flags_are_sound(&self) -> bool {
+        let is_counted = self.result.corruptions == 0 && self.result.check_errors == 0;
+        is_counted && !self.has_unflagged && !self.has_shared && !self.image.header().has_data_file()
+    }
+
     /// Checks the flags of the active L1 table and its L2 tables. What refcounts are not told here, where they can't be
     /// read: that has been told.
     pub(super) fn copied(&mut self, io: &mut dyn Findings, ones: &Ones) -> Result<(), Error> {

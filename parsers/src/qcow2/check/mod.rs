@@ -77,7 +77,9 @@ pub fn check(io: &mut dyn Findings, image: &Qcow2) -> Result<Checked, Error> {
     }
     io.budget().give_heap(check.counts.heap_len());
     check.counts = Counts::empty();
-    check.copied(io, &ones)?;
+    if !check.flags_are_sound() {
+        check.copied(io, &ones)?;
+    }
     check.result.image_end_offset = highest.saturating_add(1).saturating_mul(check.cluster_size);
     Ok(check.result)
 }
@@ -99,6 +101,10 @@ struct Check<'a> {
     unsound: u64,
     /// A refcount was looked for in a block that is not at a cluster.
     has_met_unusable: bool,
+    /// An entry of the active tables does not say that its cluster's refcount is 1.
+    has_unflagged: bool,
+    /// A cluster has a refcount above 1.
+    has_shared: bool,
     tables: Tables,
     /// Tables without a finding that have been read, by their place, once many tables have been.
     known: BTreeMap<u64, Table>,
@@ -121,6 +127,8 @@ impl<'a> Check<'a> {
             is_first: true,
             unsound: 0,
             has_met_unusable: false,
+            has_unflagged: false,
+            has_shared: false,
             tables: Tables::of(file_len),
             known: BTreeMap::new(),
             result: Checked {

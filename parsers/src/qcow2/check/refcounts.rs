@@ -194,7 +194,7 @@ impl Check<'_> {
         bytes: &[u8],
     ) -> Result<u64, Error> {
         let order = self.image.header().refcount_order;
-        let mut highest = 0;
+        let (mut highest, mut has_shared) = (0, false);
         let mut unpacked = [0u64; UNPACKED];
         let mut cluster = clusters.start;
         while cluster < clusters.end {
@@ -212,12 +212,14 @@ impl Check<'_> {
                 if refcount == 1 {
                     ones.set(cluster);
                 }
+                has_shared |= refcount > 1;
                 if refcount != references {
                     self.differs(io, cluster, refcount, references)?;
                 }
                 cluster = cluster.wrapping_add(1);
             }
         }
+        self.has_shared |= has_shared;
         Ok(highest)
     }
 

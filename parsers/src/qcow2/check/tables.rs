@@ -23,6 +23,8 @@ pub struct Table {
     allocated: u64,
     fragmented: u64,
     compressed: u64,
+    /// An entry with a cluster does not say that its refcount is 1.
+    has_unflagged: bool,
     /// How often it has been met again; its clusters are counted at the end.
     again: u64,
 }
@@ -65,6 +67,10 @@ impl Check<'_> {
                 // Past the end of the file there is nothing.
                 (None, None) => Table::default(),
             };
+            if is_active {
+                let is_unflagged = offset != 0 && raw & entry::COPIED == 0;
+                check.has_unflagged |= is_unflagged || found.has_unflagged;
+            }
             if is_active && check.is_first {
                 let result = &mut check.result;
                 result.allocated_clusters = result.allocated_clusters.saturating_add(found.allocated);
@@ -139,6 +145,7 @@ impl Check<'_> {
         let plain_mask = entry::OFFSET & !self.cluster_size.wrapping_sub(1);
         // With an external data file nothing is plain: its clusters are not counted.
         let plain_end = if header.has_data_file() { 0 } else { self.file_len };
+        let mut flags = entry::COPIED;
         for (index, raw) in (0u32..).zip(table.as_chunks::<8>().0) {
             let word = u64::from_be_bytes(*raw);
             let offset = word & !entry::COPIED;
@@ -152,11 +159,13 @@ impl Check<'_> {
             found.allocated = found.allocated.wrapping_add(1);
             found.fragmented = found.fragmented.wrapping_add(u64::from(next != 0 && next != offset));
             next = offset.wrapping_add(self.cluster_size);
+            flags &= word;
             let cluster = offset.wrapping_shr(self.cluster_bits);
             if !self.counts.add_one(cluster) {
                 self.add(io, cluster, 1)?;
             }
         }
+        found.has_unflagged |= flags == 0;
         Ok(found)
     }
 
@@ -196,6 +205,7 @@ impl Check<'_> {
                     };
                     self.corrupt_once(io, finding)?;
                 }
+                found.has_unflagged |= word & entry::COPIED == 0;
                 found.allocated = found.allocated.saturating_add(1);
                 let is_fragmented = *next != 0 && *next != offset;
                 found.fragmented = found.fragmented.saturating_add(u64::from(is_fragmented));
