@@ -91,6 +91,8 @@ pub fn structures() -> Vec<(String, Vec<u8>)> {
         ("refcounts", input(0x10, 0, &[(5, 0, 6, 0), (5, 0, 7, 2)])),
         ("l1", input(0x10, 0, &[(1, 1, 0, 0), (1, 2, 0, (1 << 63) | (4 * 512))])),
         ("shared", input(0x10, 0, &[(3, 0, 1, data(6)), (3, 1, 0, data(6))])),
+        ("shared-counted", input(0x10, 0, &[(3, 0, 1, data(6)), (5, 0, 6, 2), (5, 0, 7, 0)])),
+        ("unflagged", input(0x10, 0, &[(3, 0, 0, data(6) & !1)])),
         ("unaligned", input(0x10, 1, &[(2, 0, 1, (1 << 63) | 777)])),
         ("far", input(0x10, 0, &[(2, 0, 1, 1 << 40)])),
         ("table", input(0x10, 0, &[(6, 0, 0, 0x1200)])),

@@ -197,6 +197,33 @@ fn bent_images_are_judged_as_by_qemu_img() {
     assert!(kinds.len() >= 14, "{kinds:?}");
 }
 
+/// A cluster with two references and a refcount of 2: only the flags of its entries are wrong. And one whose entry lacks
+/// the flag.
+#[test]
+fn flags_are_wrong_though_every_count_is_right() {
+    let Some(dir) = scratch() else { return };
+    let dir = dir.path();
+    qemu_img(dir, "create -q -f qcow2 a.qcow2 6M").unwrap();
+    qemu_io(dir, "a.qcow2", "write 0 128k").unwrap();
+    let sound = std::fs::read(dir.join("a.qcow2")).unwrap();
+    let offset = |at: usize| u64::from_be_bytes(sound[at..at + 8].try_into().unwrap()) & 0x00ff_ffff_ffff_fe00;
+    let l2 = offset(offset(40) as usize) as usize;
+    let block = offset(offset(48) as usize) as usize;
+    let mut shared = sound.clone();
+    shared.copy_within(l2..l2 + 8, l2 + 8);
+    for (entry, count) in [(l2, 2), (l2 + 8, 0)] {
+        shared[block + 2 * (offset(entry) >> 16) as usize + 1] = count;
+    }
+    let mut unflagged = sound.clone();
+    unflagged[l2] &= 0x7f;
+    for (bent, count) in [(sound, 0), (shared, 2), (unflagged, 1)] {
+        std::fs::write(dir.join("bent"), &bent).unwrap();
+        let found = same_as_qemu_img(dir, "bent");
+        let is_flag = |finding: &Finding| matches!(finding, Finding::Qcow2(Qcow2Finding::CopiedData { .. }));
+        assert!(found.len() == count && found.iter().all(is_flag), "{found:?}");
+    }
+}
+
 #[test]
 fn a_failing_request_is_told_whichever_it_is() {
     let Some(dir) = scratch() else { return };

@@ -165,6 +165,45 @@ fn flat_files_that_are_too_short_are_judged_as_by_qemu_img() {
     }
 }
 
+/// An extent of ESX without grains, whose directory has `tables` entries; the first leads to a table.
+fn cowd(sectors: u32, tables: u32) -> Vec<u8> {
+    let words = [1, 3, sectors, 128, 4, tables].map(u32::to_le_bytes).concat();
+    let mut bytes = vec![0; (5 + 32) * 512];
+    bytes[..4].copy_from_slice(b"COWD");
+    bytes[4..28].copy_from_slice(&words);
+    bytes[4 * 512..4 * 512 + 4].copy_from_slice(&5u32.to_le_bytes());
+    bytes
+}
+
+/// A directory that is too short, entries that lead nowhere, and a grain that reaches into the next extent, which QEMU's
+/// walk along the disk steps over.
+#[test]
+fn damaged_extents_of_esx_are_judged_as_by_qemu_img() {
+    let Some(programs) = Programs::find() else { return };
+    let directory = scratch();
+    let directory = directory.path();
+    let far = |mut bytes: Vec<u8>, entry: usize| {
+        bytes[5 * 512 + 4 * entry..5 * 512 + 4 * entry + 4].copy_from_slice(&0x7fff_0000u32.to_le_bytes());
+        bytes
+    };
+    for (first, second) in [
+        (cowd(1000, 1), cowd(1000, 1)),
+        (cowd(128 * 4096 * 2, 1), cowd(1000, 1)),
+        (far(cowd(1000, 1), 3), cowd(1000, 1)),
+        (cowd(100, 1), far(cowd(1000, 1), 0)),
+        (cowd(100, 1), far(cowd(1000, 1), 2)),
+        (cowd(100, 1), far(cowd(1000, 1), 7)),
+        (cowd(128, 1), cowd(128 * 4096 + 5, 1)),
+    ] {
+        fs::write(directory.join("b"), &first).expect("writable");
+        fs::write(directory.join("c"), &second).expect("writable");
+        let text = "# Disk DescriptorFile\nversion=1\nCID=1\nparentCID=ffffffff\ncreateType=\"vmfsSparse\"\n\
+                    RW 1 VMFSSPARSE \"b\"\nRW 1 VMFSSPARSE \"c\"\n";
+        fs::write(directory.join("a.vmdk"), text).expect("writable");
+        programs.compare(directory, "check a.vmdk").unwrap_or_else(|difference| panic!("{difference}"));
+    }
+}
+
 /// What instar looks at beyond qemu-img.
 #[test]
 fn instar_looks_further_than_qemu_img() {
