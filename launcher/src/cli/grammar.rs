@@ -214,10 +214,10 @@ impl Parsed {
         self.0.get_count(HELP) > 0
     }
 
-    /// Whether an option without a value was given.
+    /// Whether an option without a value was given; never one that this mode does not have.
     #[must_use]
     pub fn flag(&self, id: &str) -> bool {
-        self.0.get_count(id) > 0
+        self.0.try_get_one::<u8>(id).is_ok_and(|count| count.is_some_and(|count| *count > 0))
     }
 
     /// The last value of an option.
