@@ -27,4 +27,5 @@ fi
 apt-get update -q
 # shellcheck disable=SC2086 # two words
 apt-get install -q -y --no-install-recommends $from qemu-utils qemu-system-x86
-apt-get install -q -y --no-install-recommends e2fsprogs fdisk g++ python3-libqcow python3-oslo.utils strace time xfsprogs
+apt-get install -q -y --no-install-recommends e2fsprogs fdisk g++ python3-libqcow python3-libvhdi \
+    python3-libvmdk python3-oslo.utils strace time xfsprogs

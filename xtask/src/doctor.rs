@@ -32,6 +32,8 @@ const TOOLS: &[Tool] = &[
         use_: "reads qcow2 by libyal's reader, not qemu's",
         package: "python3-libqcow",
     },
+    Tool { program: "/usr/bin/python3", use_: "reads VHD and VHDX by libyal's reader", package: "python3-libvhdi" },
+    Tool { program: "/usr/bin/python3", use_: "reads VMDK by libyal's reader", package: "python3-libvmdk" },
     Tool {
         program: "/usr/bin/python3",
         use_: "reads our answers by OpenStack's parser",

@@ -16,3 +16,4 @@ mod info_parity;
 mod info_safety;
 mod judge;
 mod overlays;
+mod readers;

@@ -92,7 +92,15 @@ pub fn vhd_child(
     let sum = |bytes: &[u8]| be32(!bytes.iter().fold(0u32, |sum, &byte| sum.wrapping_add(byte.into())));
     let mut footer = fields(
         512,
-        &[(0, b"conectix"), (12, &be32(0x1_0000)), (16, &be64(512)), (28, b"win "), (48, &be64(len)), (60, &be32(4))],
+        &[
+            (0, b"conectix"),
+            (12, &be32(0x1_0000)),
+            (16, &be64(512)),
+            (28, b"win "),
+            (40, &be64(len)),
+            (48, &be64(len)),
+            (60, &be32(4)),
+        ],
     );
     footer[68..84].copy_from_slice(b"child identifier");
     let check = sum(&footer);
