@@ -11,13 +11,14 @@ pub struct FuzzBlocks<'i, 'a> {
     submitted: VecDeque<(Token, BlockRequest)>,
     started: VecDeque<(Token, BlockRequest)>,
     next: u64,
+    bytes_read: u64,
 }
 
 impl<'i, 'a> FuzzBlocks<'i, 'a> {
     /// A queue over these images.
     #[must_use]
     pub fn new(disks: &'i [FuzzImage<'a>]) -> Self {
-        Self { disks, submitted: VecDeque::new(), started: VecDeque::new(), next: 0 }
+        Self { disks, submitted: VecDeque::new(), started: VecDeque::new(), next: 0, bytes_read: 0 }
     }
 
     /// The job's description of the images.
@@ -27,6 +28,12 @@ impl<'i, 'a> FuzzBlocks<'i, 'a> {
             .iter()
             .map(|disk| Disk { len: disk.len(), access: Access::ReadOnly, data: None, allocated: None })
             .collect()
+    }
+
+    /// Bytes read so far.
+    #[must_use]
+    pub const fn bytes_read(&self) -> u64 {
+        self.bytes_read
     }
 
     fn serve(&self, request: &mut BlockRequest) -> Result<(), BlockError> {
@@ -63,6 +70,7 @@ impl Blocks for FuzzBlocks<'_, '_> {
 
     fn poll(&mut self) -> Option<Completion> {
         let (token, mut request) = self.started.pop_front().expect("waits for what was never started");
+        self.bytes_read += request.len();
         let result = self.serve(&mut request);
         Some(Completion { token, request, result })
     }

@@ -14,6 +14,7 @@ pub mod image;
 pub mod layout;
 pub mod machine;
 pub mod model;
+pub mod sparse;
 pub mod starters;
 pub mod targets;
 
@@ -31,6 +32,18 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("raw_partition", targets::raw_partition),
     ("partition_table", targets::partition_table),
     ("ro_formats", targets::ro_formats),
+    ("vmdk_header", targets::vmdk_header),
+    ("bitmap_parse", targets::bitmap_parse),
+    ("snapshot_parse", targets::snapshot_parse),
+    ("measure_scan", targets::measure_scan),
+    ("chs_rounded_size", targets::chs_rounded_size),
+    ("vhdx_metadata", targets::vhdx_metadata),
+    ("vhd_bat", targets::vhd_bat),
+    ("vhd_footer", targets::vhd_footer),
+    ("vmdk_grain", targets::vmdk_grain),
+    ("vhd_parent", targets::vhd_parent),
+    ("vhdx_header", targets::vhdx_header),
+    ("vhdx_parent", targets::vhdx_parent),
     ("map_iter", targets::map_iter),
     ("measure_calc", targets::measure_calc),
     ("dd_window", targets::dd_window),

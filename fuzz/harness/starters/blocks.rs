@@ -1,7 +1,7 @@
 //! Small images of the formats that are only read: headers, tables with an entry or two.
 
 /// An input of `ro_formats`.
-fn input(kind: u8, sectors: u32, pieces: &[(u32, Vec<u8>)]) -> Vec<u8> {
+pub(super) fn input(kind: u8, sectors: u32, pieces: &[(u32, Vec<u8>)]) -> Vec<u8> {
     let mut input = vec![kind];
     input.extend(sectors.to_le_bytes());
     for (sector, bytes) in pieces {
@@ -13,7 +13,7 @@ fn input(kind: u8, sectors: u32, pieces: &[(u32, Vec<u8>)]) -> Vec<u8> {
 }
 
 /// Bytes with fields at their places.
-fn fields(len: usize, fields: &[(usize, &[u8])]) -> Vec<u8> {
+pub(super) fn fields(len: usize, fields: &[(usize, &[u8])]) -> Vec<u8> {
     let mut bytes = vec![0; len];
     for (at, field) in fields {
         bytes[*at..*at + field.len()].copy_from_slice(field);
@@ -21,7 +21,7 @@ fn fields(len: usize, fields: &[(usize, &[u8])]) -> Vec<u8> {
     bytes
 }
 
-fn guid(a: u32, b: u16, c: u16, d: [u8; 8]) -> Vec<u8> {
+pub(super) fn guid(a: u32, b: u16, c: u16, d: [u8; 8]) -> Vec<u8> {
     [a.to_le_bytes().as_slice(), &b.to_le_bytes(), &c.to_le_bytes(), &d].concat()
 }
 

@@ -3,8 +3,11 @@
 //! `cargo xtask fuzz starters` writes them to `fuzz/starters/`; with `--check` it only compares.
 
 mod blocks;
+mod directories;
 mod disks;
+mod formats;
 mod jobs;
+mod parents;
 mod qcow2;
 mod reading;
 mod streams;
@@ -39,6 +42,18 @@ pub fn all() -> BTreeMap<&'static str, BTreeMap<String, Vec<u8>>> {
         ("window_read", jobs::windows()),
         ("chain_resolve", jobs::chains()),
         ("ro_formats", blocks::images()),
+        ("vmdk_header", parents::texts()),
+        ("vmdk_grain", formats::grains()),
+        ("vhd_footer", formats::footers()),
+        ("vhd_bat", formats::tables()),
+        ("vhdx_metadata", formats::metadata()),
+        ("chs_rounded_size", reading::capacities()),
+        ("snapshot_parse", directories::snapshots()),
+        ("bitmap_parse", directories::bitmaps()),
+        ("measure_scan", directories::measured()),
+        ("vhd_parent", parents::vhds()),
+        ("vhdx_header", formats::headers()),
+        ("vhdx_parent", parents::vhdxs(true)),
         ("create_emitters", jobs::new_images()),
         ("map_iter", reading::maps()),
         ("measure_calc", reading::sizes()),

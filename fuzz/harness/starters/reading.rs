@@ -105,3 +105,12 @@ pub fn structures() -> Vec<(String, Vec<u8>)> {
     inputs.extend(others.map(|(name, input)| (name.to_owned(), input)));
     inputs
 }
+
+/// Inputs of `chs_rounded_size`: sizes around which another geometry is taken.
+pub fn capacities() -> Vec<(String, Vec<u8>)> {
+    [0, 1, 4 << 20, 69632 * 512, 104_349 * 512, 278_528 * 512, 16 * 1024 * 31 * 512, 65535 * 16 * 63 * 512]
+        .into_iter()
+        .chain([65535 * 16 * 255 * 512, 0xff00_0000 * 512, u64::MAX])
+        .map(|size| (format!("{size}"), size.to_le_bytes().to_vec()))
+        .collect()
+}

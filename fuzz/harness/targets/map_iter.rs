@@ -1,4 +1,4 @@
-use super::ro_formats::image_of;
+use super::pieces::image_of;
 use super::{DISK, LAYER, check_error};
 use crate::image::BUDGET;
 use crate::layout::Script;
@@ -27,7 +27,7 @@ pub fn map_iter(data: &[u8]) {
     let (Some(start), Some(len), Some(how)) = (script.u64(), script.u64(), script.u8()) else { return };
     let (format, bytes) = match how >> 6 {
         0 => {
-            let Some((format, image)) = image_of(script, LEN_MAX) else { return };
+            let Some((format, image)) = image_of(&mut script, LEN_MAX) else { return };
             let mut bytes = vec![0; usize::try_from(image.len()).expect("at most 2 MiB")];
             image.fill(0, &mut bytes);
             (format, bytes)

@@ -1,14 +1,20 @@
 //! The targets: each decodes its input, drives one room, and checks what comes out.
 
+mod bitmap_parse;
 mod chain_resolve;
+mod chs_rounded_size;
 mod convert_stream;
 mod create_emitters;
 mod dd_window;
 mod format_detect;
+mod lookup;
 mod map_iter;
 mod measure_calc;
+mod measure_scan;
 mod options_parse;
+mod parent;
 mod partition_table;
+mod pieces;
 mod qcow2_decompress;
 mod qcow2_header;
 mod qcow2_l1l2;
@@ -17,16 +23,27 @@ mod qcow2_struct;
 mod raw_partition;
 mod result_stream;
 mod ro_formats;
+mod snapshot_parse;
+mod vhd;
+mod vhdx;
 mod virtio_queue;
+mod vmdk;
+mod walk;
 mod window_read;
 
+#[cfg(test)]
+mod budget_tests;
+
+pub use bitmap_parse::bitmap_parse;
 pub use chain_resolve::chain_resolve;
+pub use chs_rounded_size::chs_rounded_size;
 pub use convert_stream::convert_stream;
 pub use create_emitters::create_emitters;
 pub use dd_window::dd_window;
 pub use format_detect::format_detect;
 pub use map_iter::map_iter;
 pub use measure_calc::measure_calc;
+pub use measure_scan::measure_scan;
 pub use options_parse::options_parse;
 pub use partition_table::partition_table;
 pub use qcow2_decompress::qcow2_decompress;
@@ -37,7 +54,11 @@ pub use qcow2_struct::qcow2_struct;
 pub use raw_partition::raw_partition;
 pub use result_stream::result_stream;
 pub use ro_formats::ro_formats;
+pub use snapshot_parse::snapshot_parse;
+pub use vhd::{vhd_bat, vhd_footer, vhd_parent};
+pub use vhdx::{vhdx_header, vhdx_metadata, vhdx_parent};
 pub use virtio_queue::virtio_queue;
+pub use vmdk::{vmdk_grain, vmdk_header};
 pub use window_read::window_read;
 
 use instar_abi::error::{Error, ReadError};

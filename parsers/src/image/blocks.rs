@@ -81,7 +81,10 @@ impl Image for dyn Blocks + '_ {
     fn map(&self, io: &mut dyn ReadAt, range: Range<u64>) -> Result<Extent, Error> {
         let block = |io: &mut dyn ReadAt, at: u64| -> Result<Extent, Error> {
             io.budget().take_steps(1)?;
-            self.block_at(io, at)
+            let block = self.block_at(io, at)?;
+            #[cfg(any(test, feature = "invariants"))]
+            super::invariants::check_block(self, &*io, &block);
+            Ok(block)
         };
         let whole = block(io, range.start)?;
         let within = range.start.saturating_sub(whole.start);
@@ -99,7 +102,10 @@ impl Image for dyn Blocks + '_ {
                 break;
             }
         }
-        Ok(extent.split(range.end.saturating_sub(range.start)).0)
+        let extent = extent.split(range.end.saturating_sub(range.start)).0;
+        #[cfg(any(test, feature = "invariants"))]
+        super::invariants::check_map(&range, &extent);
+        Ok(extent)
     }
 }
 

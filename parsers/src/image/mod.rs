@@ -7,6 +7,8 @@ mod content;
 mod extent;
 mod findings;
 mod foreign;
+#[cfg(any(test, feature = "invariants"))]
+pub mod invariants;
 mod open;
 mod status;
 mod tree;

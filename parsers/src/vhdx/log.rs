@@ -108,6 +108,22 @@ impl Log {
         Ok(Some(Self { patches, file_len: last_len }))
     }
 
+    /// The changes are of whole sectors, ascending, and none is there twice.
+    ///
+    /// # Panics
+    /// They are not.
+    #[cfg(any(test, feature = "invariants"))]
+    pub fn check_log(&self) {
+        assert!(
+            self.patches.iter().all(|patch| align::within(patch.offset, SECTOR) == 0),
+            "a part of a sector changed"
+        );
+        let mut pairs = self.patches.iter().zip(self.patches.iter().skip(1));
+        assert!(pairs.all(|(before, after)| before.offset < after.offset), "a sector changed twice");
+        let is_whole = |patch: &Patch| patch.bytes.as_ref().is_none_or(|bytes| bytes.len() == SECTOR_BYTES);
+        assert!(self.patches.iter().all(is_whole), "a sector of another length");
+    }
+
     /// Whether a range has a change.
     pub fn changes(&self, range: &Range<u64>) -> bool {
         let first = self.patches.partition_point(|patch| patch.offset.saturating_add(SECTOR) <= range.start);

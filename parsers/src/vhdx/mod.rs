@@ -14,10 +14,15 @@
 //! Microsoft, MS-VHDX 2016; what is refused as QEMU 10.0's `block/vhdx.c`.
 
 mod check;
+#[cfg(any(test, feature = "invariants"))]
+pub mod invariants;
 mod log;
 mod metadata;
 mod parent;
 mod wire;
+
+pub use metadata::Metadata;
+pub use parent::Parent;
 
 use crate::align;
 use crate::image::{BitOrder, Blocks, Extent, Kind, Layered, entry, run_of_bits, uniform};
@@ -29,8 +34,6 @@ use instar_abi::facts::{self, Backing};
 use instar_abi::format::Format;
 use instar_abi::request::{DiskId, LayerId};
 use log::{Log, Replayed};
-use metadata::Metadata;
-use parent::Parent;
 use wire::{Header, Region, RegionTable};
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -105,7 +108,7 @@ impl Vhdx {
             parent.as_ref().map(|parent| Backing { name: parent.name.clone(), format: Some(b"vhdx".to_vec()) });
         let facts = facts::Image { backing, ..layered.facts(virtual_size, Some(block_size)) };
         let (table_offset, entries, id) = (table.start, needed, header.data_write_id);
-        Ok(Self {
+        let image = Self {
             layered,
             disk,
             facts,
@@ -118,7 +121,10 @@ impl Vhdx {
             table_offset,
             entries,
             taken,
-        })
+        };
+        #[cfg(any(test, feature = "invariants"))]
+        invariants::check_vhdx(&image);
+        Ok(image)
     }
 }
 
@@ -217,6 +223,8 @@ fn regions(
             _ => layered.check(region.flags.get() & 1 == 0, BlockError::Features { unknown: index })?,
         }
     }
+    #[cfg(any(test, feature = "invariants"))]
+    invariants::check_regions(taken);
     let missing = layered.error(BlockError::Truncated { structure: Structure::RegionTable });
     bat.zip(metadata).map(|(bat, metadata)| [bat, metadata]).ok_or(missing)
 }

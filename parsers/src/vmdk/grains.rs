@@ -173,25 +173,44 @@ impl Grains {
         Ok(Self { layered, disk, len, grain_size, table_entries, directory_offset, directory_entries, form })
     }
 
+    /// Sizes are within their bounds, and the directory lies within the file and maps all that there is, but for the forms whose
+    /// header says how long it is.
+    ///
+    /// # Panics
+    /// They are not.
+    #[cfg(any(test, feature = "invariants"))]
+    pub fn check_grains(&self, io: &dyn ReadAt) {
+        assert!((1..=GRAIN_SECTORS_MAX * SECTOR_LEN).contains(&self.grain_size), "grains of {} bytes", self.grain_size);
+        assert!((1..=COWD_ENTRIES).contains(&self.table_entries), "{} entries", self.table_entries);
+        let entry_len = if matches!(self.form, Form::SeSparse { .. }) { 8 } else { 4 };
+        let end = self.directory_entries.checked_mul(entry_len).and_then(|len| len.checked_add(self.directory_offset));
+        assert!(end.is_some_and(|end| end <= padded_len(io, self.disk)), "a directory to {end:?}");
+        let grains = self.directory_entries.saturating_mul(self.table_entries);
+        let is_mapped = grains.saturating_mul(self.grain_size) >= self.len;
+        assert!(is_mapped || !matches!(self.form, Form::Hosted { .. }), "{grains} grains of {} bytes", self.len);
+    }
+
     /// Whether grains are zlib streams.
     pub const fn is_compressed(&self) -> bool {
         matches!(self.form, Form::Hosted { compressed: Some(_), .. })
     }
 
-    /// The grain that holds byte `at` of the extent, where it lies in the extent.
+    /// The grain that holds byte `at` of the extent, where it lies in the extent; a hole as long as its table would map.
     ///
     /// # Errors
     /// Those of the reads; a table is broken there.
     pub fn grain_at(&self, io: &mut dyn ReadAt, at: u64) -> Result<Extent, Error> {
         let index = align::units(at, self.grain_size);
-        let start = index.saturating_mul(self.grain_size);
-        // The last grain may be shorter than the others.
-        let len = self.grain_size.min(self.len.saturating_sub(start)).max(1);
-        let kind = match self.table(io, align::units(index, self.table_entries))? {
-            None => Kind::Hole,
-            Some(table) => self.grain(io, table, index, len)?,
+        // The last grain may be shorter than the others, as may be what the last table maps.
+        let whole = |start: u64, size: u64| (start, size.min(self.len.saturating_sub(start)).max(1));
+        let Some(table) = self.table(io, align::units(index, self.table_entries))? else {
+            // One step for all that a table would map, or a small directory is a day's work.
+            let span = self.grain_size.saturating_mul(self.table_entries);
+            let (start, len) = whole(align::down(at, span), span);
+            return Ok(Extent { start, len, kind: Kind::Hole });
         };
-        Ok(Extent { start, len, kind })
+        let (start, len) = whole(index.saturating_mul(self.grain_size), self.grain_size);
+        Ok(Extent { start, len, kind: self.grain(io, table, index, len)? })
     }
 
     /// Where a table is; `None`: nothing that it maps is here.

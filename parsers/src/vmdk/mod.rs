@@ -14,6 +14,8 @@
 mod check;
 mod descriptor;
 mod grains;
+#[cfg(any(test, feature = "invariants"))]
+pub mod invariants;
 mod wire;
 
 use crate::image::{Blocks, Extent, FileOf, Kind, Layered, Tree};
@@ -256,7 +258,10 @@ impl Blocks for Vmdk {
             extent.len = grains.len;
             extent.body = Body::Grains(grains);
         }
-        self.place()
+        self.place()?;
+        #[cfg(any(test, feature = "invariants"))]
+        invariants::check_vmdk(self, io);
+        Ok(())
     }
 
     fn is_preallocated(&self, at: u64) -> bool {

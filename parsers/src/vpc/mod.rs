@@ -12,8 +12,15 @@
 //! Microsoft, "Virtual Hard Disk Image Format Specification", 2006; sizes and what is refused as QEMU 10.0's `block/vpc.c`.
 
 mod check;
+mod geometry;
+#[cfg(any(test, feature = "invariants"))]
+pub mod invariants;
 mod parent;
 mod wire;
+
+pub use geometry::{Geometry, rounded_size};
+#[cfg(any(test, feature = "invariants"))]
+pub use invariants::check_geometry;
 
 use crate::align;
 use crate::image::{BitOrder, Blocks, Extent, Kind, Layered, entry, padded_len, run_of_bits, uniform};
@@ -109,6 +116,8 @@ impl Vpc {
         layered
             .check(footer.checksum.get() == checksum(&footer), BlockError::Checksum { structure: Structure::Footer })?;
         let virtual_size = virtual_size(&footer);
+        let is_size = virtual_size <= wire::SECTORS_MAX.saturating_mul(SECTOR_LEN);
+        layered.field(Field::VirtualSize, virtual_size, is_size)?;
         let (dynamic, backing) = if is_front && footer.kind.get() != wire::FIXED {
             let (dynamic, backing) = dynamic(io, layered, disk, &footer, virtual_size)?;
             (Some(dynamic), backing)
@@ -116,16 +125,18 @@ impl Vpc {
             (None, None)
         };
         let plain = layered.facts(virtual_size, dynamic.as_ref().map(|dynamic| dynamic.block_size.into()));
-        Ok(Self { layered, disk, facts: facts::Image { backing, ..plain }, id: footer.id, dynamic })
+        let image = Self { layered, disk, facts: facts::Image { backing, ..plain }, id: footer.id, dynamic };
+        #[cfg(any(test, feature = "invariants"))]
+        invariants::check_vpc(&image, io);
+        Ok(image)
     }
 }
 
 /// Size in bytes: by geometry where the image was made by a program that goes by it, and the geometry is no limit.
 fn virtual_size(footer: &Footer) -> u64 {
-    let [heads, sectors] = [footer.heads, footer.sectors].map(u64::from);
-    let by_geometry = u64::from(footer.cylinders.get()).saturating_mul(heads).saturating_mul(sectors);
+    let by_geometry = Geometry::from(footer).total();
     let goes_by_geometry = matches!(&footer.creator_application, b"vpc " | b"qemu");
-    if goes_by_geometry && by_geometry != wire::GEOMETRY_MAX {
+    if goes_by_geometry && by_geometry != Geometry::MAX.total() {
         return by_geometry.saturating_mul(SECTOR_LEN);
     }
     align::down(footer.current_size.get(), SECTOR_LEN)

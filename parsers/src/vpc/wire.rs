@@ -15,8 +15,8 @@ pub const DYNAMIC: u32 = 3;
 pub const VERSION: u32 = 0x0001_0000;
 /// Disk type: blocks over a parent.
 pub const DIFFERENCING: u32 = 4;
-/// Sectors of the largest geometry: it says nothing of the size.
-pub const GEOMETRY_MAX: u64 = 65535 * 16 * 255;
+/// Sectors of the largest disk, as in QEMU: 2040 GiB.
+pub const SECTORS_MAX: u64 = 0xff00_0000;
 /// Most entries of a table, as in QEMU.
 pub const TABLE_ENTRIES_MAX: u64 = (i32::MAX / 4) as u64;
 

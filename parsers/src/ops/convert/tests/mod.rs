@@ -3,6 +3,7 @@
 mod any_order;
 mod blocks;
 mod existing;
+mod hostile;
 mod mapped;
 mod offload;
 mod options;
