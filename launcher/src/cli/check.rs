@@ -24,7 +24,7 @@ use std::ffi::{OsStr, OsString};
 use std::process::ExitCode;
 
 pub(super) const GRAMMAR: Grammar = Grammar {
-    about: "Tell what is wrong with the metadata of an image. What it names is not opened.",
+    about: "Tell what is wrong with the metadata of an image. What it names is not opened, but for files with its content.",
     arguments: "FILENAME",
     options: &[
         FORMAT,
