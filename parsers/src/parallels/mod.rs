@@ -1,17 +1,19 @@
 //! Parallels' format, in both its forms.
 //!
 //! ```text
-//! header | table: place in the file for every block of the disk | blocks
+//! header | table: place in the file for every block of the disk | blocks | format extension
 //! ```
 //!
 //! # Source
 //! QEMU, `docs/interop/parallels.rst`; what is refused as QEMU 10.0's `block/parallels.c`.
 
 mod check;
+mod extension;
 mod wire;
 
 use crate::image::{Blocks, Extent, Kind, Layered, entry, uniform};
 use crate::store::ReadAt;
+use extension::Extended;
 use instar_abi::control::SECTOR_LEN;
 use instar_abi::error::{BlockError, Error, Field, Structure};
 use instar_abi::facts;
@@ -61,6 +63,12 @@ impl Parallels {
         let virtual_size = virtual_size.ok_or(layered.error(error))?;
         layered.table(io, disk, Structure::Table, (TABLE_OFFSET, entries, 4))?;
         let block_size = u64::from(block_sectors).saturating_mul(SECTOR_LEN);
+        if header.extension_offset.get() != 0 {
+            let at = header.extension_offset.get().checked_mul(SECTOR_LEN).filter(|at| i64::try_from(*at).is_ok());
+            let error = BlockError::Magic { structure: Structure::Extension };
+            let image = Extended { layered, disk, block_size, sectors };
+            extension::check(io, &image, at.ok_or(layered.error(error))?)?;
+        }
         // Neither its block size nor whether it was closed is told, as in QEMU.
         let facts = facts::Image { dirty: None, ..layered.facts(virtual_size, None) };
         Ok(Self { layered, disk, facts, block_size, entries, unit })

@@ -33,3 +33,44 @@ pub struct Header {
 }
 
 const _: () = assert!(size_of::<Header>() == 64);
+
+/// The start of a format extension.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct ExtensionHeader {
+    /// Tells that it is one.
+    pub magic: U64,
+    /// MD5 of the rest of its cluster.
+    pub checksum: [u8; 16],
+}
+
+/// The start of a feature.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct Feature {
+    /// What it is.
+    pub kind: U64,
+    /// None is known.
+    pub flags: U64,
+    /// Bytes that follow, without what fills them up to a multiple of 8.
+    pub len: U32,
+    /// Unused.
+    pub unused: U32,
+}
+
+/// A dirty bitmap; its table follows.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct BitmapFeature {
+    /// Sectors of the disk.
+    pub sectors: U64,
+    /// Its UUID.
+    pub id: [u8; 16],
+    /// Sectors that a bit stands for.
+    pub granularity: U32,
+    /// Entries of its table.
+    pub entries: U32,
+}
+
+const _: () =
+    assert!(size_of::<ExtensionHeader>() == 24 && size_of::<Feature>() == 24 && size_of::<BitmapFeature>() == 32);

@@ -116,6 +116,8 @@ pub enum Structure {
     VolatileHeader,
     /// The log of a VHDX.
     Log,
+    /// The format extension of a Parallels image.
+    Extension,
 }
 
 /// A field of such an image's header.

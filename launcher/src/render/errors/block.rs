@@ -18,17 +18,27 @@ pub(super) fn error(format: Format, error: BlockError) -> Message {
         BlockError::Magic { structure: Structure::DynamicHeader } => Message::new("Invalid header magic"),
         BlockError::Magic { structure: Structure::Descriptor } => Message::new("invalid VMDK image descriptor"),
         BlockError::Magic { structure: Structure::VolatileHeader } => Message::new("Bad volatile header magic"),
+        BlockError::Magic { structure: Structure::Extension } => Message::new("Wrong parallels Format Extension magic"),
         BlockError::Magic { .. } => Message::new(format!("Image not in {} format", format.name())),
         BlockError::Checksum { structure: Structure::Log } => Message::new("VHDX Log: checksum failed")
             .with_hint("the log holds changes that were under way, and none of them can be made"),
+        BlockError::Checksum { structure: Structure::Extension } => {
+            Message::new("Wrong checksum in Format Extension header. Format extension is corrupted.")
+        }
         BlockError::Checksum { .. } => Message::new("Incorrect header checksum"),
         BlockError::Version { found } => Message::new(format!("unsupported {} version {found:#x}", format.name())),
+        BlockError::Features { unknown } if format == Format::Parallels => {
+            Message::new(format!("Unknown feature: {unknown:#x}"))
+        }
         BlockError::Features { unknown } => {
             Message::new(format!("Unsupported {} features: {unknown:x}", format.name().to_uppercase()))
         }
         BlockError::Field { field, found } => Message::new(format!("Invalid {} {found}", field_name(field))),
         BlockError::TableShort { entries, needed } => Message::new("Page table too small")
             .with_hint(format!("its table has {entries} entries, and the disk has {needed} blocks")),
+        BlockError::Entry { structure: Structure::Extension, index, found } => {
+            Message::new(format!("feature {index} of the Format Extension is not sound: {found:#x}"))
+        }
         BlockError::Entry { structure, index, found } => {
             let table = structure_name(structure);
             Message::new(format!(
@@ -78,6 +88,7 @@ const fn structure_name(structure: Structure) -> &'static str {
         Structure::Bitmap => "sector bitmap",
         Structure::VolatileHeader => "volatile header",
         Structure::Log => "log",
+        Structure::Extension => "format extension",
     }
 }
 

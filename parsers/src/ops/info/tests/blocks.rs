@@ -2,8 +2,9 @@
 
 use super::{as_json, check, ours};
 use crate::testing::{qemu_img, qemu_io, scratch};
-use instar_abi::error::{BlockError, Error, Field};
+use instar_abi::error::{BlockError, Error, Field, Structure};
 use instar_abi::reply::End;
+use md5::Digest as _;
 use std::path::Path;
 
 /// A header's bytes, and a program to bend them: name, `create` arguments, bytes of the header that are bent.
@@ -11,7 +12,7 @@ const FORMATS: [(&str, &str, std::ops::Range<usize>); 6] = [
     ("vmdk", "-f vmdk", 0..79),
     ("vdi", "-f vdi", 64..456),
     ("vpc", "-f vpc", 0..85),
-    ("parallels", "-f parallels", 0..52),
+    ("parallels", "-f parallels", 0..61),
     ("qed", "-f qed", 0..64),
     ("qcow", "-f qcow", 0..48),
 ];
@@ -202,5 +203,81 @@ fn a_bent_vhdx_is_judged_as_by_qemu_img() {
         std::fs::write(dir.join("b.img"), &bytes).unwrap();
         assert_eq!(qemu_img(dir, "info b.img").is_ok(), opens);
         assert_eq!(ours(bytes).0.is_ok(), opens, "{broken:?}");
+    }
+}
+
+/// A Parallels image with an extension of these features, signed, behind its last block.
+fn extended(whole: &[u8], features: &[u8]) -> Vec<u8> {
+    const CLUSTER: usize = 64 << 10;
+    let at = whole.len().next_multiple_of(CLUSTER);
+    let mut bytes = whole.to_vec();
+    bytes.resize(at + CLUSTER, 0);
+    bytes[56..64].copy_from_slice(&(at as u64 / 512).to_le_bytes());
+    bytes[at..at + 8].copy_from_slice(&0xab23_4cef_23dc_ea87_u64.to_le_bytes());
+    bytes[at + 24..at + 24 + features.len()].copy_from_slice(features);
+    let sum = md5::Md5::digest(&bytes[at + 24..]);
+    bytes[at + 8..at + 24].copy_from_slice(&sum);
+    bytes
+}
+
+fn feature(kind: u64, flags: u64, bytes: &[u8]) -> Vec<u8> {
+    let mut feature =
+        [&kind.to_le_bytes()[..], &flags.to_le_bytes(), &(bytes.len() as u64).to_le_bytes(), bytes].concat();
+    feature.resize(feature.len().next_multiple_of(8), 0);
+    feature
+}
+
+fn dirty_bitmap(sectors: u64, id: u8, granularity: u32, table: &[u64]) -> Vec<u8> {
+    let mut bytes = [&sectors.to_le_bytes()[..], &[id; 16], &granularity.to_le_bytes()].concat();
+    bytes.extend((table.len() as u32).to_le_bytes());
+    table.iter().for_each(|entry| bytes.extend(entry.to_le_bytes()));
+    feature(0x2038_5fae_252c_b34a, 0, &bytes)
+}
+
+#[test]
+fn a_parallels_extension_is_judged_as_by_qemu_img() {
+    let Some(dir) = scratch() else { return };
+    let dir = dir.path();
+    qemu_img(dir, "create -q -f parallels -o cluster_size=64k a.img 5M").unwrap();
+    qemu_io(dir, "a.img", "write -P 7 1M 64k").unwrap();
+    let whole = std::fs::read(dir.join("a.img")).unwrap();
+    let sectors = 10240;
+    let (end, one) = (feature(0, 0, &[]), dirty_bitmap(sectors, 1, 128, &[1]));
+    let two = dirty_bitmap(sectors, 2, 1, &[0]);
+    let mut opened = 0;
+    for (what, features) in [
+        ("nothing", vec![]),
+        ("no bitmap", end.clone()),
+        ("a bitmap", [one.clone(), end.clone()].concat()),
+        ("two bitmaps", [one.clone(), two.clone(), end.clone()].concat()),
+        ("the same twice", [one.clone(), one.clone(), end.clone()].concat()),
+        ("flags", [feature(0x2038_5fae_252c_b34a, 1, &[]), end.clone()].concat()),
+        ("an unknown feature", [feature(7, 0, &[1; 9]), end.clone()].concat()),
+        ("another size", [dirty_bitmap(sectors + 1, 1, 128, &[1]), end.clone()].concat()),
+        ("no table", [dirty_bitmap(sectors, 1, 128, &[]), end.clone()].concat()),
+        ("a table that is too long", [dirty_bitmap(sectors, 1, 128, &[1, 1]), end.clone()].concat()),
+        ("a feature that is cut", [feature(0x2038_5fae_252c_b34a, 0, &[1; 31]), end.clone()].concat()),
+        ("a feature past the end", [0u64, 0, 70000].map(u64::to_le_bytes).concat()),
+        ("no end", dirty_bitmap(sectors, 1, 128, &[1]).repeat(2000)[..65512].to_vec()),
+    ] {
+        let bytes = extended(&whole, &features);
+        std::fs::write(dir.join("b.img"), &bytes).unwrap();
+        let opens = qemu_img(dir, "info -f parallels b.img").is_ok();
+        opened += u32::from(opens);
+        assert_eq!(ours(bytes.clone()).0.is_ok_and(|end| matches!(end, End::Done { .. })), opens, "{what}");
+        // Whatever the features say, a byte that was changed is seen.
+        let mut bent = bytes;
+        let at = bent.len() - 1;
+        bent[at] ^= 1;
+        std::fs::write(dir.join("b.img"), &bent).unwrap();
+        assert!(qemu_img(dir, "info -f parallels b.img").is_err(), "{what}");
+        let error = BlockError::Checksum { structure: Structure::Extension };
+        assert!(matches!(ours(bent).0, Err(Error::Block { error: found, .. }) if found == error), "{what}");
+    }
+    assert_eq!(opened, 4, "sound ones are among them");
+    // QEMU 10.0 ends by an assertion on these.
+    for granularity in [0, 3, 1 << 23, u32::MAX] {
+        let bytes = extended(&whole, &[dirty_bitmap(sectors, 1, granularity, &[1]), end.clone()].concat());
+        assert!(matches!(ours(bytes).0, Err(Error::Block { error: BlockError::Entry { .. }, .. })), "{granularity}");
     }
 }
