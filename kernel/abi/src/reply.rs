@@ -272,7 +272,7 @@ mod tests {
         let mut batch = Vec::new();
         encode_frame(&Frame::Progress { done: 1, total: 300 }, &mut batch).expect("short");
         assert_eq!(batch[..4], [4, 0, 0, 0]);
-        assert_eq!(batch[8..], [3, 1, 0xAC, 0x02]);
+        assert_eq!(batch[8..], [4, 1, 0xAC, 0x02]);
         pad_batch(&mut batch);
         assert_eq!(batch.len(), 512);
         assert_eq!(decode(&batch), (vec![Frame::Progress { done: 1, total: 300 }], Ok(())));
