@@ -166,11 +166,15 @@ pub fn images() -> Vec<(String, Vec<u8>)> {
         (0, b"vhdxfile".to_vec()),
         (128, header(7)),
         (256, header(8)),
-        (384, regions),
+        (384, regions.clone()),
         (4096, metadata),
         (4096 + 128, values),
         (6144, vhdx_table),
     ];
+    // With its second region table; two blocks of it are one.
+    let twice = (6144, [le64(4 << 20 | 6), le64(0), le64(4 << 20 | 6), le64(2)].concat());
+    let vhdx_shared = [&vhdx[..], &[(512, regions), twice]].concat();
+    let shared = [(0, vmdk(21, 0, 4)), (21, directory.clone()), (32, [le32(128), le32(128)].concat())];
     let sparse = [(0, vmdk(21, 0, 4)), (1, descriptor.clone()), (21, directory.clone()), (32, grains.clone())];
     let compressed = [
         (0, vmdk(u64::MAX, 1, 1 << 17)),
@@ -186,10 +190,12 @@ pub fn images() -> Vec<(String, Vec<u8>)> {
     [
         ("vmdk-sparse", input(0, 1024, &sparse)),
         ("vmdk-stream", input(0, 603, &compressed)),
+        ("vmdk-shared", input(0, 1024, &shared)),
         ("vdi", input(1, 8192, &[(0, vdi), (1, vdi_table)])),
         ("vpc-dynamic", input(0x82, 16384, &[(0, footer.clone()), (1, dynamic), (3, vpc_table)])),
         ("vpc-fixed", input(2, 64, &[(63, fixed)])),
         ("vhdx", input(0x83, 16384, &vhdx)),
+        ("vhdx-shared", input(0x83, 16384, &vhdx_shared)),
         ("parallels", input(4, 8192, &[(0, parallels(b"WithoutFreeSpace"))])),
         ("parallels-extended", input(4, 8192, &[(0, parallels(b"WithouFreSpacExt"))])),
         ("qed", input(5, 128, &[(0, qed), (8, qed_tables), (24, qed_clusters)])),

@@ -69,10 +69,13 @@ pub fn signed(format: Format, image: FuzzImage<'_>) -> FuzzImage<'_> {
                     image = image.with(at, bytes);
                 }
             }
-            [(64 << 10, 4096), (128 << 10, 4096), (192 << 10, 65536)].into_iter().fold(image, |image, (at, len)| {
-                let bytes = crc(image.clone(), at, len);
-                image.with(at, bytes)
-            })
+            [(64 << 10, 4096), (128 << 10, 4096), (192 << 10, 65536), (256 << 10, 65536)].into_iter().fold(
+                image,
+                |image, (at, len)| {
+                    let bytes = crc(image.clone(), at, len);
+                    image.with(at, bytes)
+                },
+            )
         }
         _ => image,
     }
