@@ -1,7 +1,7 @@
 //! Snapshot tables and bitmap directories of qcow2, and images to be measured.
 
 use super::blocks::{fields, images};
-use super::qcow2;
+use super::{formats, qcow2};
 
 type Set = Vec<(String, Vec<u8>)>;
 
@@ -139,5 +139,7 @@ pub fn measured() -> Set {
     });
     let small = qcow2::images().into_iter().filter(|(_, bytes)| bytes.len() <= 16 << 10).take(20);
     let qcow2 = small.enumerate().map(|(index, (name, bytes))| (name, [&[0, index as u8 % 4], &bytes[..]].concat()));
-    blocks.chain(qcow2).collect()
+    let uneven = formats::uneven();
+    let uneven = uneven.map(|(name, format, bytes)| (name.to_owned(), [&[format, 1], &bytes[..]].concat()));
+    blocks.chain(qcow2).chain(uneven).collect()
 }

@@ -19,6 +19,16 @@ fn file(sectors: usize, parts: &[(usize, Vec<u8>)]) -> Vec<u8> {
     bytes
 }
 
+/// A sparse extent whose first grain is a hole, and a dynamic disk that ends within a block: files of one piece each.
+pub fn uneven() -> [(&'static str, u8, Vec<u8>); 2] {
+    let input = |bytes: Vec<u8>| [&(bytes.len() as u32 / 512).to_le_bytes()[..], &pieces(&[(0, bytes)])].concat();
+    let mut grains = grains().remove(0).1;
+    grains[2048..2056].copy_from_slice(&[0, 0, 0, 0, 8, 0, 0, 0]);
+    let mut disk = tables().remove(0).1;
+    disk[..512].copy_from_slice(&footer(3, 1024, 3 * 4096 - 1536, b"win ", [0; 4]));
+    [("uneven-grains", 1, input(grains)), ("uneven-blocks", 2, input(disk))]
+}
+
 /// Sparse extents with grains of one sector; the number at byte 512 is an offset that is asked about.
 pub fn grains() -> Set {
     let (le16, le32, le64) = (u16::to_le_bytes, u32::to_le_bytes, u64::to_le_bytes);
@@ -64,7 +74,7 @@ pub fn grains() -> Set {
         (3, entries(&[36, 0, 44])),
     ];
     named([
-        ("sparse", sparse(&[4, 0], &[8, 9, 0, 1, 12])),
+        ("sparse", sparse(&[4, 0], &[8, 1, 0, 9, 12])),
         ("past-the-end", sparse(&[4, 900], &[8, 16, 17, u32::MAX])),
         ("no-table", sparse(&[u32::MAX, 4], &[8])),
         ("stream", file(12, &compressed)),
