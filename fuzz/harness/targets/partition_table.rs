@@ -29,7 +29,9 @@ pub fn partition_table(data: &[u8]) {
     assert_eq!(first, table_of(&image), "the same disk twice");
     let Ok(Some(table)) = first else { return };
     check_table(&table, len);
-    check_primary(&table, &head);
+    let mut sector = [0; 512];
+    FuzzReader::new(vec![image]).read_at(DISK, 0, &mut sector).expect("it was read before");
+    check_primary(&table, &sector);
 }
 
 /// Gives a header, if there is one, the checksum that its bytes have.
@@ -41,12 +43,12 @@ fn sign(bytes: &mut [u8], at: usize) {
 }
 
 /// Primary partitions of an MBR are what their entries say, read here once more.
-fn check_primary(table: &Table, head: &[u8]) {
+fn check_primary(table: &Table, sector: &[u8; 512]) {
     if !matches!(table.kind, Kind::Mbr { .. }) {
         return;
     }
     for partition in table.partitions.iter().filter(|partition| partition.number <= 4) {
-        let entry = &head[446 + 16 * (partition.number as usize - 1)..][..16];
+        let entry = &sector[446 + 16 * (partition.number as usize - 1)..][..16];
         let number = |at: usize| u64::from(u32::from_le_bytes(entry[at..at + 4].try_into().expect("4 bytes")));
         let Purpose::Mbr { kind, is_active } = partition.purpose else { panic!("an MBR's") };
         assert_eq!((entry[4], entry[0] == 0x80), (kind, is_active), "type and flag");
