@@ -35,9 +35,9 @@ static CORES: AtomicUsize = AtomicUsize::new(0);
 static WORK: [AtomicU64; layout::LANES_MAX] = [const { AtomicU64::new(0) }; layout::LANES_MAX];
 
 /// How long a core sleeps at first that waits for a device or another lane, in nanoseconds.
-const NAP: u32 = 200_000;
+const NAP: u32 = 100_000;
 /// How often that doubles while it waits.
-const NAP_DOUBLINGS: u32 = 2;
+const NAP_DOUBLINGS: u32 = 1;
 /// How long one sleeps that is parked.
 const PARKED: u32 = 1_000_000;
 
