@@ -12,7 +12,7 @@ mod run;
 mod starters;
 mod tmin;
 
-pub use plant::read as planted;
+pub use plant::{Planted, read as planted};
 
 use anyhow::Result;
 use clap::Subcommand;

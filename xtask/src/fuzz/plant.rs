@@ -112,15 +112,23 @@ pub fn plant(options: &Options) -> Result<()> {
     if failures > 0 { bail!("{failures} planted bugs were missed or are broken") } else { Ok(()) }
 }
 
-fn judge(planted: &Planted, target: &Target, build: &Build, seconds: u64) -> Result<Verdict> {
-    let path = build.root.join(&planted.file);
-    let Ok(sound) = fs::read_to_string(&path) else {
-        return Ok(Verdict::Broken(format!("no file {}", planted.file)));
-    };
-    match sound.matches(&planted.find).count() {
-        1 => {}
-        count => return Ok(Verdict::Broken(format!("matches {count} times in {}", planted.file))),
+impl Planted {
+    /// Where in a tree it is planted, and the text there; or why it is nowhere.
+    pub fn place(&self, root: &Path) -> std::result::Result<(PathBuf, String), String> {
+        let path = root.join(&self.file);
+        let sound = fs::read_to_string(&path).map_err(|_| format!("no file {}", self.file))?;
+        match sound.matches(&self.find).count() {
+            1 => Ok((path, sound)),
+            count => Err(format!("matches {count} times in {}", self.file)),
+        }
     }
+}
+
+fn judge(planted: &Planted, target: &Target, build: &Build, seconds: u64) -> Result<Verdict> {
+    let (path, sound) = match planted.place(&build.root) {
+        Ok(place) => place,
+        Err(why) => return Ok(Verdict::Broken(why)),
+    };
     fs::write(&path, sound.replace(&planted.find, &planted.replace))?;
     let verdict = judge_bent(planted, target, build, seconds);
     fs::write(&path, sound)?;
@@ -186,6 +194,25 @@ fn remove_others(folder: &Path, top: &Path, names: &BTreeSet<&str>) -> Result<()
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_planted_bug_has_one_place() {
+        let place = |find: &str, file: &str| {
+            let planted = Planted {
+                target: String::new(),
+                bug: String::new(),
+                file: file.to_owned(),
+                find: find.to_owned(),
+                replace: String::new(),
+                expect: String::new(),
+            };
+            planted.place(&root()).map(|_| ())
+        };
+        assert_eq!(place("name = \"xtask\"", "xtask/Cargo.toml"), Ok(()));
+        assert_eq!(place("no such text", "xtask/Cargo.toml"), Err("matches 0 times in xtask/Cargo.toml".to_owned()));
+        assert!(place("=", "xtask/Cargo.toml").is_err_and(|why| why.starts_with("matches ")));
+        assert_eq!(place("a", "no/such/file"), Err("no file no/such/file".to_owned()));
+    }
 
     #[test]
     fn a_planted_bug_has_all_its_fields() {

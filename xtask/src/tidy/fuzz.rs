@@ -1,8 +1,8 @@
 //! The list of fuzz targets and everything that must agree with it.
 
-use crate::cargo::metadata;
+use crate::cargo::{metadata, root};
 use crate::fuzz::registry::{self, Target};
-use crate::fuzz::{ledger, planted};
+use crate::fuzz::{Planted, ledger, planted};
 use anyhow::{Context as _, Result};
 use std::collections::BTreeSet;
 use std::fs;
@@ -41,6 +41,10 @@ pub fn check() -> Result<Vec<String>> {
             .filter(|planted| !known.contains(planted.target.as_str()))
             .map(|planted| format!("fuzz/planted: no target {}", planted.target)),
     );
+    // Code that moves takes its planted bugs along.
+    let place = |planted: &Planted| planted.place(&root()).err();
+    findings
+        .extend(all.iter().filter_map(|planted| Some(format!("fuzz/planted: '{}' {}", planted.bug, place(planted)?))));
     findings.extend(ledger::read().err().map(|error| format!("{error:#}")));
     Ok(findings)
 }
@@ -76,7 +80,7 @@ fn fields(target: &Target) -> Option<String> {
         && matches!(target.set.as_str(), "R" | "+" | "N")
         && (1..=4 << 20).contains(&target.max_len)
         && !target.rooms.is_empty()
-        && target.rooms.iter().all(|room| crate::cargo::root().join(room).is_dir());
+        && target.rooms.iter().all(|room| root().join(room).is_dir());
     (!sound).then(|| format!("fuzz/targets.toml: {}: tier, set, rooms or max_len", target.name))
 }
 
