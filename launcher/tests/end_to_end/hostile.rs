@@ -1,4 +1,4 @@
-//! Broken and hostile qcow2 images through real VMs: each ends in a typed error or the answer that qemu-img gives,
+//! Broken and hostile images through real VMs: each ends in a typed error or the answer that qemu-img gives,
 //! soon and within its memory; no guest ever dies of one.
 
 use crate::common::{binaries, has, make, scratch};
@@ -161,6 +161,70 @@ fn every_hostile_image_gets_an_answer() {
         }
         assert_eq!(output.status.success(), directory.path().join("out").exists(), "{what}: no partial output");
         let _ = std::fs::remove_file(directory.path().join("out"));
+    }
+    assert!(complaints.is_empty(), "{} complaints\n{}", complaints.len(), complaints.join("\n"));
+}
+
+/// Formats in blocks: how an image is made, and where its structures are whose words are bent.
+const OTHERS: &[(&str, &str, &[usize])] = &[
+    ("vmdk", "vmdk", &[0, 512, 0x5400, 0x5e00]),
+    ("stream", "vmdk -o subformat=streamOptimized", &[0, 512]),
+    ("vdi", "vdi", &[0x40, 0x140, 0x200]),
+    ("vpc", "vpc", &[0, 512, 1536]),
+    ("vhdx", "vhdx", &[64 << 10, 128 << 10, 192 << 10, 2 << 20, 3 << 20]),
+    ("parallels", "parallels", &[0, 64]),
+    ("qed", "qed", &[0, 65536]),
+    ("qcow", "qcow", &[0, 48]),
+];
+/// Words of a structure that are bent.
+const WORDS: usize = 12;
+
+#[test]
+fn hostile_images_of_the_other_formats_get_an_answer() {
+    let Some(binaries) = binaries() else { return };
+    if !has("qemu-img") {
+        return;
+    }
+    let directory = scratch();
+    make(directory.path(), "seq 1 90000 >text; truncate -s 3M text");
+    let ours = binaries.join("instar");
+    let mut complaints = Vec::new();
+    for (format, made, structures) in OTHERS {
+        make(directory.path(), &format!("qemu-img convert -f raw -O {made} text valid"));
+        let valid = std::fs::read(directory.path().join("valid")).expect("qemu-img made it");
+        let mut images = Vec::new();
+        for at in structures.iter().flat_map(|start| (0..WORDS).map(move |word| start + 4 * word)) {
+            for value in [[0; 4], [0xff; 4], [0, 0, 0, 0x80]] {
+                let mut image = valid.clone();
+                if let Some(word) = image.get_mut(at..at + 4) {
+                    word.copy_from_slice(&value);
+                }
+                images.push((format!("{format}: {value:x?} at {at}"), image));
+            }
+        }
+        for len in structures.iter().flat_map(|at| [*at, at + 1, at + 4 * WORDS]).chain([511, 1024, valid.len() - 1]) {
+            images.push((format!("{format}: cut at {len}"), valid[..len.min(valid.len())].to_vec()));
+        }
+        let name = made.split(' ').next().expect("a format");
+        for (what, bytes) in images {
+            std::fs::write(directory.path().join("h.img"), &bytes).expect("writable");
+            for arguments in [
+                &["info", "--details", "-f", name, "h.img"][..],
+                &["check", "-f", name, "h.img"],
+                &["convert", "-f", name, "-O", "raw", "h.img", "out"],
+            ] {
+                let (output, time) = limited(directory.path(), &ours, arguments);
+                let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+                let is_checked = arguments[0] == "check";
+                let is_answer = matches!(output.status.code(), Some(0 | 1))
+                    || is_checked && matches!(output.status.code(), Some(2 | 3 | 63));
+                let crashed = errors.contains("bug in instar") || errors.contains("guest");
+                if time > Duration::from_secs(10) || !is_answer || crashed {
+                    complaints.push(format!("{what}: {arguments:?}: {time:?} {} {errors}", output.status));
+                }
+            }
+            let _ = std::fs::remove_file(directory.path().join("out"));
+        }
     }
     assert!(complaints.is_empty(), "{} complaints\n{}", complaints.len(), complaints.join("\n"));
 }
