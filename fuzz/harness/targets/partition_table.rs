@@ -29,9 +29,15 @@ pub fn partition_table(data: &[u8]) {
     assert_eq!(first, table_of(&image), "the same disk twice");
     let Ok(Some(table)) = first else { return };
     check_table(&table, len);
-    let mut sector = [0; 512];
-    FuzzReader::new(vec![image]).read_at(DISK, 0, &mut sector).expect("it was read before");
+    let mut reader = FuzzReader::new(vec![image]);
+    let sector = sector_of(&mut reader, 0).expect("it was read before");
     check_primary(&table, &sector);
+    let places = |table: &Table| -> Vec<(u64, u64)> {
+        table.partitions.iter().filter(|part| part.number > 4).map(|part| (part.start, part.len)).collect()
+    };
+    if matches!(table.kind, Kind::Mbr { .. }) {
+        assert_eq!(places(&table), logical(&mut reader, &sector), "logical partitions");
+    }
 }
 
 /// Gives a header, if there is one, the checksum that its bytes have.
@@ -54,6 +60,41 @@ fn check_primary(table: &Table, sector: &[u8; 512]) {
         assert_eq!((entry[4], entry[0] == 0x80), (kind, is_active), "type and flag");
         assert_eq!((number(8) * 512, number(12) * 512), (partition.start, partition.len), "place");
     }
+}
+
+fn sector_of(reader: &mut FuzzReader<'_>, sector: u64) -> Option<[u8; 512]> {
+    let mut bytes = [0; 512];
+    reader.read_at(DISK, sector * 512, &mut bytes).ok().map(|()| bytes)
+}
+
+/// Type, first sector and sectors of the entries in use of a sector that is a record.
+fn entries(sector: &[u8; 512]) -> Vec<(u8, u64, u64)> {
+    let number = |at: usize| u64::from(u32::from_le_bytes(sector[at..at + 4].try_into().expect("4 bytes")));
+    let places = [446, 462, 478, 494];
+    if sector[510..] != [0x55, 0xaa] || places.iter().any(|&at| sector[at] & 0x7f != 0) {
+        return Vec::new();
+    }
+    let all = places.map(|at| (sector[at + 4], number(at + 8), number(at + 12)));
+    all.into_iter().filter(|&(kind, _, sectors)| kind != 0 && sectors != 0).collect()
+}
+
+/// First byte and bytes of the logical partitions of the first extended one, read here once more.
+fn logical(reader: &mut FuzzReader<'_>, first: &[u8; 512]) -> Vec<(u64, u64)> {
+    let is_extended = |&(kind, _, _): &(u8, u64, u64)| [5, 0xf, 0x85].contains(&kind);
+    let Some((_, base, sectors)) = entries(first).into_iter().find(is_extended) else { return Vec::new() };
+    let (mut found, mut at) = (Vec::new(), base);
+    for _ in 0..252 {
+        let Some(record) = sector_of(reader, at) else { break };
+        let entries = entries(&record);
+        let own = entries.iter().filter(|entry| !is_extended(entry));
+        found.extend(own.map(|&(_, start, len)| ((at + start) * 512, len * 512)));
+        let Some((_, link, _)) = entries.into_iter().find(is_extended) else { break };
+        if base + link <= at || base + link >= base + sectors {
+            break;
+        }
+        at = base + link;
+    }
+    found
 }
 
 struct Disk<'a> {
