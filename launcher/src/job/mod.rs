@@ -96,7 +96,8 @@ pub enum NoEnd {
         /// The op.
         op: &'static str,
     },
-    /// Why, as a child that ran it worded it: a line, and maybe what to do about it on a second one.
+    /// Why, as a child that ran it worded it: a line, what to do about it on a second one, which may be empty, and then
+    /// what the machine's program said.
     Told(String),
     /// The user stopped it by this signal.
     Stopped(i32),

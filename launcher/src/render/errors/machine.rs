@@ -19,19 +19,22 @@ pub(super) fn no_end(no_end: &NoEnd) -> Option<Message> {
             Message::new(format!("this build carries no image of the operation '{op}'"))
                 .with_hint("cargo xtask build embeds the images; a plain cargo build does not"),
         ),
-        NoEnd::Told(words) => Some(match words.split_once('\n') {
-            Some((text, hint)) => Message::new(text).with_hint(hint),
-            None => Message::new(words),
-        }),
+        NoEnd::Told(words) => {
+            let mut lines = words.lines().map(str::to_owned);
+            let text = lines.next().unwrap_or_default();
+            let hint = lines.next().filter(|hint| !hint.is_empty());
+            Some(Message { text, hint, more: lines.collect() })
+        }
         NoEnd::Stopped(_) => None,
     }
 }
 
-/// The words for a run that the machine ended, as one text: a line, and what to do about it on a second one.
+/// The words for a run that the machine ended, as one text: a line, what to do about it on a second one, which may be empty,
+/// and then what the machine's program said.
 #[must_use]
 pub fn words(error: &MachineError) -> String {
-    let Message { text, more: _, hint } = machine_error(error);
-    [text].into_iter().chain(hint).collect::<Vec<_>>().join("\n")
+    let Message { text, more, hint } = machine_error(error);
+    [text, hint.unwrap_or_default()].into_iter().chain(more).collect::<Vec<_>>().join("\n")
 }
 
 /// The words for a run that the machine ended.
@@ -191,4 +194,23 @@ fn stopped(stop: Stop) -> Message {
 
 fn io_text(error: &io::Error) -> String {
     error.raw_os_error().map_or_else(|| error.to_string(), errno_text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Found on every engine: what a program had said last was lost on the way out of the child.
+    #[test]
+    fn the_words_of_a_child_are_the_same_in_its_parent() {
+        let ended = OutsideError::Ended { program: "qemu", said: b"word 1\nword 2\n".to_vec() };
+        for error in [
+            MachineError::RequestTooLong,
+            MachineError::ChildKilled { signal: 31 },
+            MachineError::Outside(ended),
+            MachineError::NoEnd(Stop::TimeOut { rip: 0 }),
+        ] {
+            assert_eq!(no_end(&NoEnd::Told(words(&error))), Some(machine_error(&error)), "{error:?}");
+        }
+    }
 }
