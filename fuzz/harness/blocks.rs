@@ -1,7 +1,7 @@
 //! The same images as a lane's queue: what the parsers' own cache and queue run over in the guest.
 
 use crate::image::FuzzImage;
-use instar_abi::request::{Access, Disk};
+use instar_abi::request::Disk;
 use instar_io::{Action, BlockError, BlockRequest, Blocks, Completion, SECTOR_LEN, SubmitError, Token};
 use std::collections::VecDeque;
 
@@ -24,10 +24,7 @@ impl<'i, 'a> FuzzBlocks<'i, 'a> {
     /// The job's description of the images.
     #[must_use]
     pub fn disks(&self) -> Vec<Disk> {
-        self.disks
-            .iter()
-            .map(|disk| Disk { len: disk.len(), access: Access::ReadOnly, data: None, allocated: None })
-            .collect()
+        self.disks.iter().map(|disk| Disk::read_only(disk.len())).collect()
     }
 
     /// Bytes read so far.

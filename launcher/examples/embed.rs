@@ -7,7 +7,7 @@ use instar::disk::file::SourceFile;
 use instar::job::{Machine as _, NoEnd, Then, limits};
 use instar::{Choice, Engine, Job};
 use instar_abi::reply::Frame;
-use instar_abi::request::{Access, Below, Disk, DiskId, Layer, LayerId, Op, RawGate, Request};
+use instar_abi::request::{Disk, DiskId, Layer, LayerId, Op, RawGate, Request};
 use std::sync::Arc;
 
 fn main() -> Result<(), String> {
@@ -20,22 +20,12 @@ fn main() -> Result<(), String> {
 
     let file = std::fs::File::open(path).map_err(|error| format!("{path}: {error}"))?;
     let len = file.metadata().map_err(|error| format!("{path}: {error}"))?.len();
-    let request = Request {
-        op: Op::Info { image: LayerId(0), details: false },
-        disks: vec![Disk { len, access: Access::ReadOnly, data: None, allocated: None }],
-        layers: vec![Layer {
-            disk: DiskId(0),
-            format: None,
-            raw_gate: RawGate::Partitioned,
-            window: None,
-            below: Below::AsNamed,
-        }],
-        answers: Vec::new(),
-        budget: limits::INFO_BUDGET,
-        seed: [0; 32],
-        now: 0,
-        lanes: 1,
-    };
+    let request = Request::new(
+        Op::Info { image: LayerId(0), details: false },
+        vec![Disk::read_only(len)],
+        vec![Layer::new(DiskId(0), None, RawGate::Partitioned)],
+        limits::INFO_BUDGET,
+    );
     let job = Job { op: "info", disks: vec![Arc::new(SourceFile::new(file, len))], request, limits: limits::INFO };
 
     let mut engine = Engine::new(instar::words);

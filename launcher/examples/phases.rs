@@ -11,7 +11,7 @@ use instar::vmm::process::{self, Bounds, Heard};
 use instar::vmm::run::{Prepared, Setup, Transport};
 use instar::vmm::sandbox;
 use instar_abi::format::Format;
-use instar_abi::request::{Access, Below, Budget, Disk as RequestDisk, DiskId, Layer, LayerId, Op, RawGate, Request};
+use instar_abi::request::{Budget, Disk as RequestDisk, DiskId, Layer, LayerId, Op, RawGate, Request};
 use std::io::Write as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -53,24 +53,13 @@ fn one(elf: &[u8], path: &str, mut pipe: std::fs::File) -> i32 {
     };
     let file = std::fs::File::open(path).expect("the image is readable");
     let len = file.metadata().expect("it is a file").len();
-    let request = Request {
-        op: Op::Info { image: LayerId(0), details: false },
-        disks: vec![RequestDisk { len, access: Access::ReadOnly, data: None, allocated: None }],
-        layers: vec![Layer {
-            disk: DiskId(0),
-            format: Some(Format::Qcow2),
-            raw_gate: RawGate::Open,
-            window: None,
-            below: Below::AsNamed,
-        }],
-        answers: vec![],
-        budget: Budget { heap_bytes: 64 << 20, read_bytes: 64 << 20, steps: 1 << 22, depth: 1 },
-        seed: [0; 32],
-        now: 0,
-        lanes: 1,
-    }
-    .encode()
-    .expect("memory");
+    let request = Request::new(
+        Op::Info { image: LayerId(0), details: false },
+        vec![RequestDisk::read_only(len)],
+        vec![Layer::new(DiskId(0), Some(Format::Qcow2), RawGate::Open)],
+        Budget { heap_bytes: 64 << 20, read_bytes: 64 << 20, steps: 1 << 22, depth: 1 },
+    );
+    let request = request.encode().expect("memory");
     let control = Control::new([0; 16], &request, 1 << 20, Box::new(|_: &[u8]| Ok(()))).expect("short");
     let control = Arc::new(control);
     let devices: Vec<Arc<dyn Disk>> = vec![Arc::<Control>::clone(&control), Arc::new(SourceFile::new(file, len))];

@@ -10,21 +10,14 @@
 //! use instar::disk::file::SourceFile;
 //! use instar::job::{Machine as _, Then, limits};
 //! use instar::{Choice, Engine, Job};
-//! use instar_abi::request::{Below, Access, Disk, DiskId, Layer, LayerId, Op, RawGate, Request};
+//! use instar_abi::request::{Disk, DiskId, Layer, LayerId, Op, RawGate, Request};
 //! use std::sync::Arc;
 //!
 //! let file = std::fs::File::open("disk.qcow2")?;
 //! let len = file.metadata()?.len();
-//! let request = Request {
-//!     op: Op::Info { image: LayerId(0), details: false },
-//!     disks: vec![Disk { len, access: Access::ReadOnly, data: None, allocated: None }],
-//!     layers: vec![Layer { disk: DiskId(0), format: None, raw_gate: RawGate::Partitioned, window: None, below: Below::AsNamed }],
-//!     answers: Vec::new(),
-//!     budget: limits::INFO_BUDGET,
-//!     seed: [0; 32],
-//!     now: 0,
-//!     lanes: 1,
-//! };
+//! let op = Op::Info { image: LayerId(0), details: false };
+//! let layers = vec![Layer::new(DiskId(0), None, RawGate::Partitioned)];
+//! let request = Request::new(op, vec![Disk::read_only(len)], layers, limits::INFO_BUDGET);
 //! let job = Job { op: "info", disks: vec![Arc::new(SourceFile::new(file, len))], request, limits: limits::INFO };
 //! let mut engine = Engine::new(instar::words);
 //! engine.choose(Choice::Auto);

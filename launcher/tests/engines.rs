@@ -8,7 +8,7 @@ use instar::disk::Disk;
 use instar::disk::file::SourceFile;
 use instar::job::{Job, Machine as _, Then, limits};
 use instar::machine::{Accelerator, Choice, Engine, Images, MachineError, Program, QemuMachine, Transport};
-use instar_abi::request::{Access, Below, Disk as RequestDisk, DiskId, Layer, LayerId, Op, RawGate, Request};
+use instar_abi::request::{Disk as RequestDisk, DiskId, Layer, LayerId, Op, RawGate, Request};
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::Write as _;
@@ -525,22 +525,13 @@ fn be_provoked_if_told() {
     let mut file = tempfile::tempfile().expect("a file");
     file.write_all(&[3; 512]).expect("written");
     let disk: Arc<dyn Disk> = Arc::new(SourceFile::new(file, 512));
-    let request = Request {
-        op: Op::Info { image: LayerId(0), details: false },
-        disks: vec![RequestDisk { len: 512, access: Access::ReadOnly, data: None, allocated: None }],
-        layers: vec![Layer {
-            disk: DiskId(0),
-            format: None,
-            raw_gate: RawGate::Open,
-            window: None,
-            below: Below::AsNamed,
-        }],
-        answers: vec![],
-        budget: limits::INFO_BUDGET,
-        seed: [0; 32],
-        now: how,
-        lanes,
-    };
+    let request = Request::new(
+        Op::Info { image: LayerId(0), details: false },
+        vec![RequestDisk::read_only(512)],
+        vec![Layer::new(DiskId(0), None, RawGate::Open)],
+        limits::INFO_BUDGET,
+    );
+    let request = Request { now: how, lanes, ..request };
     let limits = limits::Limits { memory_len: 128 << 20, time: Duration::from_secs(3), ..limits::INFO };
     let job = Job { op: "info", disks: vec![disk], request, limits };
     let place = place.into_string().expect("ASCII");

@@ -7,7 +7,7 @@ use instar::disk::Disk;
 use instar::disk::file::SourceFile;
 use instar::machine::{self, Job, Limits, Transport};
 use instar_abi::reply::Frame;
-use instar_abi::request::{Access, Below, Budget, Disk as RequestDisk, DiskId, Layer, LayerId, Op, RawGate, Request};
+use instar_abi::request::{Budget, Disk as RequestDisk, DiskId, Layer, LayerId, Op, RawGate, Request};
 use std::io::Write as _;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
@@ -54,22 +54,13 @@ fn child(image: &[u8], case: Case) -> ! {
     let mut file = tempfile::tempfile().expect("a file");
     file.write_all(&[3; 512]).expect("written");
     let disk: Arc<dyn Disk> = Arc::new(SourceFile::new(file, 512));
-    let request = Request {
-        op: Op::Info { image: LayerId(0), details: false },
-        disks: vec![RequestDisk { len: 512, access: Access::ReadOnly, data: None, allocated: None }],
-        layers: vec![Layer {
-            disk: DiskId(0),
-            format: None,
-            raw_gate: RawGate::Open,
-            window: None,
-            below: Below::AsNamed,
-        }],
-        answers: vec![],
-        budget: Budget { heap_bytes: 1 << 20, read_bytes: 1 << 20, steps: 1000, depth: 1 },
-        seed: [0; 32],
-        now: case.death,
-        lanes: case.lanes,
-    };
+    let request = Request::new(
+        Op::Info { image: LayerId(0), details: false },
+        vec![RequestDisk::read_only(512)],
+        vec![Layer::new(DiskId(0), None, RawGate::Open)],
+        Budget { heap_bytes: 1 << 20, read_bytes: 1 << 20, steps: 1000, depth: 1 },
+    );
+    let request = Request { now: case.death, lanes: case.lanes, ..request };
     let limits =
         Limits { memory_len: 16 << 20, reply_len: 1 << 20, time: case.time, largest_file: None, large_pages: false };
     let frames = Arc::new(Mutex::new(Vec::<Frame>::new()));

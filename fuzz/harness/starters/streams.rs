@@ -6,7 +6,7 @@ use instar_abi::facts::{Backing, Image, Node, Snapshot, Value};
 use instar_abi::format::Format;
 use instar_abi::reply::{End, FinalLength, Frame, Need, encode_frame, pad_batch};
 use instar_abi::request::{
-    Access, Answer, Before, Below, Budget, Convert, Disk, DiskId, Given, HostExtent, Layer, LayerId, NeedKind, Op,
+    Access, Answer, Before, Budget, Convert, Disk, DiskId, Given, HostExtent, Layer, LayerId, NeedKind, Op,
     Qcow2Options, RawGate, Request, TargetFormat, Window,
 };
 use zerocopy::IntoBytes as _;
@@ -86,8 +86,7 @@ fn request(op: Op) -> Request {
         allocated: Some(4096),
     };
     let output = Disk { len: 0, access: Access::Output { capacity: 1 << 60 }, data: None, allocated: None };
-    let layer =
-        Layer { disk: DiskId(0), format: None, raw_gate: RawGate::Partitioned, window: None, below: Below::AsNamed };
+    let layer = Layer::new(DiskId(0), None, RawGate::Partitioned);
     let window = Some(Window { offset: 512, len: Some(1024) });
     Request {
         op,

@@ -11,7 +11,7 @@ use crate::starters;
 use instar_abi::error::Error;
 use instar_abi::format::Format;
 use instar_abi::request::{
-    Below, Budget, Check, Layer, Map, Measure, MeasuredContent, Op, Qcow2Options, RawGate, Request, TargetFormat,
+    Budget, Check, Layer, Map, Measure, MeasuredContent, Op, Qcow2Options, RawGate, Request, TargetFormat,
 };
 use instar_io::Env as _;
 use instar_parsers::ops;
@@ -52,18 +52,8 @@ fn operations() -> Vec<Op> {
 fn run(op: &Op, format: Format, image: &FuzzImage<'_>) -> (u64, Result<(), Error>) {
     let disks = [image.clone()];
     let blocks = FuzzBlocks::new(&disks);
-    let layer =
-        Layer { disk: DISK, format: Some(format), raw_gate: RawGate::Open, window: None, below: Below::AsNamed };
-    let request = Request {
-        op: op.clone(),
-        disks: blocks.disks(),
-        layers: vec![layer],
-        answers: Vec::new(),
-        budget: BUDGET,
-        seed: [0; 32],
-        now: 0,
-        lanes: 1,
-    };
+    let layer = Layer::new(DISK, Some(format), RawGate::Open);
+    let request = Request::new(op.clone(), blocks.disks(), vec![layer], BUDGET);
     let mut machine = SparseMachine::new(blocks);
     let result = match op {
         Op::Info { .. } => ops::info(&request, &mut machine),

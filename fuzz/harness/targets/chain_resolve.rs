@@ -6,7 +6,7 @@ use crate::model::qcow2::{self, lookup};
 use instar_abi::error::{Error, ReadError};
 use instar_abi::format::Format;
 use instar_abi::reply::Need;
-use instar_abi::request::{Access, Answer, Below, Disk, DiskId, Given, Layer, LayerId, NeedKind, Op, RawGate, Request};
+use instar_abi::request::{Answer, Disk, DiskId, Given, Layer, LayerId, NeedKind, Op, RawGate, Request};
 use instar_parsers::image::{Chain, Driver, Image as _, Kind, Resolved, open};
 use instar_parsers::qcow2::Crypt;
 use instar_parsers::store::ReadAt;
@@ -68,12 +68,7 @@ struct Job<'a> {
 
 impl<'a> Job<'a> {
     fn new(images: &'a [Image<'a>]) -> Self {
-        let disk = |image: &Image<'_>| Disk {
-            len: image.bytes.len() as u64,
-            access: Access::ReadOnly,
-            data: None,
-            allocated: None,
-        };
+        let disk = |image: &Image<'_>| Disk::read_only(image.bytes.len() as u64);
         let request = Request {
             op: Op::Info { image: LayerId(0), details: false },
             disks: images.iter().map(disk).collect(),
@@ -245,5 +240,5 @@ impl<'a> Job<'a> {
 }
 
 fn layer(disk: usize, format: Option<Format>) -> Layer {
-    Layer { disk: DiskId(disk as u32), format, raw_gate: RawGate::Open, window: None, below: Below::AsNamed }
+    Layer::new(DiskId(disk as u32), format, RawGate::Open)
 }

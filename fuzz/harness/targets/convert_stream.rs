@@ -8,7 +8,7 @@ use instar_abi::error::{Error, WriteError};
 use instar_abi::format::Format;
 use instar_abi::reply::{End, FinalLength};
 use instar_abi::request::{
-    Access, Answer, Before, Below, Compression, Convert, Disk, DiskId, Given, Layer as RequestLayer, LayerId, NeedKind,
+    Access, Answer, Before, Compression, Convert, Disk, DiskId, Given, Layer as RequestLayer, LayerId, NeedKind,
     NewBacking, NewDataFile, Op, Qcow2Options, RawGate, Request, TargetFormat,
 };
 use instar_parsers::image::Image as _;
@@ -183,14 +183,8 @@ impl<'a> Job<'a> {
             part: None,
         });
         let output = Disk { len: 0, access: Access::Output { capacity: CAPACITY }, data: None, allocated: None };
-        let read_only = |len: usize| Disk { len: len as u64, access: Access::ReadOnly, data: None, allocated: None };
-        let layer = |disk, format| RequestLayer {
-            disk,
-            format: Some(format),
-            raw_gate: RawGate::Open,
-            window: None,
-            below: Below::AsNamed,
-        };
+        let read_only = |len: usize| Disk::read_only(len as u64);
+        let layer = |disk, format| RequestLayer::new(disk, Some(format), RawGate::Open);
         let answer = |layer, name: Vec<u8>| {
             let (kind, given) = (NeedKind::Backing, Given::Layer(BASE_LAYER));
             Answer { layer, kind, name, given }

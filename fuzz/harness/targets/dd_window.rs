@@ -4,7 +4,7 @@ use crate::layout::Script;
 use crate::machine::FuzzMachine;
 use instar_abi::reply::{End, FinalLength, Frame};
 use instar_abi::request::{
-    Access, Before, Below, Convert, Disk, DiskId, Layer, Op, Part, Qcow2Options, RawGate, Request, TargetFormat,
+    Access, Before, Convert, Disk, DiskId, Layer, Op, Part, Qcow2Options, RawGate, Request, TargetFormat,
 };
 use instar_parsers::ops::convert;
 
@@ -38,24 +38,11 @@ pub fn dd_window(data: &[u8]) {
         top_only: false,
         part: Some(part),
     });
-    let source = Disk { len: size, access: Access::ReadOnly, data: None, allocated: None };
+    let source = Disk::read_only(size);
     let output = Disk { len: 0, access: Access::Output { capacity: 1 << 40 }, data: None, allocated: None };
-    let request = Request {
-        op,
-        disks: vec![source.clone(), output.clone()],
-        layers: vec![Layer {
-            disk: DISK,
-            format: Some(instar_abi::format::Format::Raw),
-            raw_gate: RawGate::Open,
-            window: None,
-            below: Below::AsNamed,
-        }],
-        answers: Vec::new(),
-        budget: BUDGET,
-        seed: [0; 32],
-        now: 0,
-        lanes: 1 + (flags >> 2 & 3),
-    };
+    let layer = Layer::new(DISK, Some(instar_abi::format::Format::Raw), RawGate::Open);
+    let request = Request::new(op, vec![source.clone(), output.clone()], vec![layer], BUDGET);
+    let request = Request { lanes: 1 + (flags >> 2 & 3), ..request };
     let mut machine = FuzzMachine::new(&[(source, &bytes), (output, &[])], request.lanes, None);
     let end = convert(&request, &mut machine).expect("raw is readable");
     let End::Done { lengths } = end else { panic!("{end:?}") };

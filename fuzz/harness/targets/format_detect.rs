@@ -4,7 +4,7 @@ use crate::layout::le64;
 use crate::model::detect::{check_magic, is_by_trailer, is_partitioned, surely};
 use instar_abi::error::{DetectError, Error};
 use instar_abi::format::Format;
-use instar_abi::request::{Below, Layer, RawGate};
+use instar_abi::request::{Layer, RawGate};
 use instar_parsers::detect::detect;
 
 /// Detection of the whole input as a file; then once more, as the beginning of a file that is longer by the
@@ -50,7 +50,7 @@ fn judge(image: &FuzzImage<'_>) {
 }
 
 fn found(image: &FuzzImage<'_>, format: Option<Format>, raw_gate: RawGate) -> Result<Format, Error> {
-    let layer = Layer { disk: DISK, format, raw_gate, window: None, below: Below::AsNamed };
+    let layer = Layer::new(DISK, format, raw_gate);
     let mut reader = FuzzReader::new(vec![image.clone()]);
     detect(&mut reader, LAYER, &layer).inspect_err(check_error)
 }

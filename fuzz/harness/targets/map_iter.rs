@@ -1,5 +1,5 @@
 use super::pieces::image_of;
-use super::{DISK, LAYER, check_error};
+use super::{DISK, LAYER, frames_of};
 use crate::image::BUDGET;
 use crate::layout::Script;
 use crate::machine::FuzzMachine;
@@ -7,7 +7,7 @@ use instar_abi::error::Error;
 use instar_abi::format::Format;
 use instar_abi::reply::{Compared, End, Frame, MapExtent, Measured};
 use instar_abi::request::{
-    Access, Below, Compare, Disk, DiskId, HostExtent, Layer, LayerId, Map, Measure, MeasuredContent, Op, Qcow2Options,
+    Access, Compare, Disk, DiskId, HostExtent, Layer, LayerId, Map, Measure, MeasuredContent, Op, Qcow2Options,
     RawGate, Request, TargetFormat,
 };
 use instar_parsers::ops;
@@ -76,23 +76,9 @@ impl Job {
         let runs = [HostExtent { start: 0, len: start }, HostExtent { start: end, len: len - end }];
         let data = (self.hole > 0).then(|| runs.into_iter().filter(|run| run.len > 0).collect());
         let disk = Disk { len, access: Access::ReadOnly, data, allocated: Some(len) };
-        let layer = |disk| Layer {
-            disk: DiskId(disk),
-            format: Some(self.format),
-            raw_gate: RawGate::Open,
-            window: None,
-            below: Below::AsNamed,
-        };
-        Request {
-            op,
-            disks: (0..copies).map(|_| disk.clone()).collect(),
-            layers: (0..copies).map(layer).collect(),
-            answers: Vec::new(),
-            budget: BUDGET,
-            seed: [0; 32],
-            now: 0,
-            lanes: 2,
-        }
+        let layer = |disk| Layer::new(DiskId(disk), Some(self.format), RawGate::Open);
+        let disks = (0..copies).map(|_| disk.clone()).collect();
+        Request { lanes: 2, ..Request::new(op, disks, (0..copies).map(layer).collect(), BUDGET) }
     }
 
     /// Runs an operation; `None`: it failed, as it may.
@@ -100,19 +86,8 @@ impl Job {
         let disks: Vec<(Disk, &[u8])> =
             request.disks.iter().map(|disk| (disk.clone(), self.bytes.as_slice())).collect();
         let mut machine = FuzzMachine::new(&disks, request.lanes, None);
-        match op(request, &mut machine) {
-            Ok(End::Done { lengths }) if lengths.is_empty() => Some(machine.frames),
-            Ok(End::NeedsMore) => None,
-            Ok(end) => panic!("{end:?}"),
-            Err(Error::Compare { error, .. }) => {
-                check_error(&error);
-                None
-            }
-            Err(error) => {
-                check_error(&error);
-                None
-            }
-        }
+        let result = op(request, &mut machine);
+        frames_of(result, machine.frames)
     }
 
     fn map(&self, start: u64, len: Option<u64>) -> Option<Vec<MapExtent>> {

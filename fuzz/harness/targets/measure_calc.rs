@@ -28,16 +28,7 @@ pub fn measure_calc(data: &[u8]) {
     let target = if is_raw { TargetFormat::Raw } else { TargetFormat::Qcow2(options.clone()) };
     let content = MeasuredContent::Size(size);
     let op = Op::Measure(Measure { content, target, luks_key_len: luks, is_preallocated });
-    let request = Request {
-        op,
-        disks: Vec::new(),
-        layers: Vec::new(),
-        answers: Vec::new(),
-        budget: BUDGET,
-        seed: [0; 32],
-        now: 0,
-        lanes: 1,
-    };
+    let request = Request::new(op, Vec::new(), Vec::new(), BUDGET);
     let mut machine = FuzzMachine::new(&[], 1, None);
     let result = measure(&request, &mut machine);
     let virtual_size = size.checked_next_multiple_of(512).filter(|size| i64::try_from(*size).is_ok());

@@ -1,5 +1,5 @@
 use super::pieces::{pieces_of, signed};
-use super::{DISK, LAYER, check_error};
+use super::{DISK, LAYER, frames_of};
 use crate::blocks::FuzzBlocks;
 use crate::image::{BUDGET, FuzzImage};
 use crate::layout::Script;
@@ -7,9 +7,7 @@ use crate::sparse::SparseMachine;
 use instar_abi::error::Error;
 use instar_abi::format::Format;
 use instar_abi::reply::{End, Frame, MapExtent, Measured};
-use instar_abi::request::{
-    Below, Layer, Map, Measure, MeasuredContent, Op, Qcow2Options, RawGate, Request, TargetFormat,
-};
+use instar_abi::request::{Layer, Map, Measure, MeasuredContent, Op, Qcow2Options, RawGate, Request, TargetFormat};
 use instar_parsers::ops;
 
 /// An operation that only reads.
@@ -55,33 +53,11 @@ impl<'a> Scan<'a> {
     /// Runs an operation; `None`: it failed, as it may, or wants a layer below.
     fn run<'i>(&'i self, op: Op, operation: Operation<'i, 'a>) -> Option<Vec<Frame>> {
         let blocks = FuzzBlocks::new(&self.disks);
-        let layer = Layer {
-            disk: DISK,
-            format: Some(self.format),
-            raw_gate: RawGate::Open,
-            window: None,
-            below: Below::AsNamed,
-        };
-        let request = Request {
-            op,
-            disks: blocks.disks(),
-            layers: vec![layer],
-            answers: Vec::new(),
-            budget: BUDGET,
-            seed: [0; 32],
-            now: 0,
-            lanes: 1,
-        };
+        let layer = Layer::new(DISK, Some(self.format), RawGate::Open);
+        let request = Request::new(op, blocks.disks(), vec![layer], BUDGET);
         let mut machine = SparseMachine::new(blocks);
-        match operation(&request, &mut machine) {
-            Ok(End::Done { lengths }) if lengths.is_empty() => Some(machine.frames),
-            Ok(End::NeedsMore) => None,
-            Ok(end) => panic!("{end:?}"),
-            Err(error) => {
-                check_error(&error);
-                None
-            }
-        }
+        let result = operation(&request, &mut machine);
+        frames_of(result, machine.frames)
     }
 
     fn map(&self) -> Option<Vec<MapExtent>> {

@@ -62,6 +62,7 @@ pub use vmdk::{vmdk_grain, vmdk_header};
 pub use window_read::window_read;
 
 use instar_abi::error::{Error, ReadError};
+use instar_abi::reply::{End, Frame};
 use instar_abi::request::{DiskId, LayerId};
 
 const DISK: DiskId = DiskId(0);
@@ -71,4 +72,21 @@ const LAYER: LayerId = LayerId(0);
 fn check_error(error: &Error) {
     let impossible = matches!(error, Error::Read(ReadError::OutOfRange { .. } | ReadError::Device { .. }));
     assert!(!impossible, "asked for what is not there: {error:?}");
+}
+
+/// What an operation told that only reads; `None`: it failed, as it may, or wants a layer below.
+fn frames_of(result: Result<End, Error>, frames: Vec<Frame>) -> Option<Vec<Frame>> {
+    match result {
+        Ok(End::Done { lengths }) if lengths.is_empty() => Some(frames),
+        Ok(End::NeedsMore) => None,
+        Ok(end) => panic!("{end:?}"),
+        Err(Error::Compare { error, .. }) => {
+            check_error(&error);
+            None
+        }
+        Err(error) => {
+            check_error(&error);
+            None
+        }
+    }
 }

@@ -1,4 +1,4 @@
-use super::{DISK, LAYER, check_error};
+use super::{DISK, LAYER, frames_of};
 use crate::image::{BUDGET, FuzzImage};
 use crate::layout::Script;
 use crate::machine::FuzzMachine;
@@ -7,7 +7,7 @@ use instar_abi::check::{Checked, Finding, Qcow2Finding};
 use instar_abi::error::Error;
 use instar_abi::format::Format;
 use instar_abi::reply::{End, Frame};
-use instar_abi::request::{Access, Below, Check, Compare, Disk, DiskId, Layer, LayerId, Map, Op, RawGate, Request};
+use instar_abi::request::{Below, Check, Compare, Disk, DiskId, Layer, LayerId, Map, Op, RawGate, Request};
 use instar_parsers::ops;
 use instar_parsers::qcow2::{Qcow2, wire};
 use zerocopy::{FromZeros as _, IntoBytes as _};
@@ -299,7 +299,7 @@ impl Job {
         copies: u32,
         run: fn(&Request, &mut FuzzMachine) -> Result<End, Error>,
     ) -> Option<Vec<Frame>> {
-        let disk = Disk { len: self.bytes.len() as u64, access: Access::ReadOnly, data: None, allocated: None };
+        let disk = Disk::read_only(self.bytes.len() as u64);
         let layer = |disk| Layer {
             disk: DiskId(disk),
             format: Some(Format::Qcow2),
@@ -307,32 +307,13 @@ impl Job {
             window: None,
             below: Below::Nothing,
         };
-        let request = Request {
-            op,
-            disks: (0..copies).map(|_| disk.clone()).collect(),
-            layers: (0..copies).map(layer).collect(),
-            answers: Vec::new(),
-            budget: BUDGET,
-            seed: [0; 32],
-            now: 0,
-            lanes: 1,
-        };
+        let request =
+            Request::new(op, (0..copies).map(|_| disk.clone()).collect(), (0..copies).map(layer).collect(), BUDGET);
         let disks: Vec<(Disk, &[u8])> =
             request.disks.iter().map(|disk| (disk.clone(), self.bytes.as_slice())).collect();
         let mut machine = FuzzMachine::new(&disks, 1, None);
-        match run(&request, &mut machine) {
-            Ok(End::Done { lengths }) if lengths.is_empty() => Some(machine.frames),
-            Ok(End::NeedsMore) => None,
-            Ok(end) => panic!("{end:?}"),
-            Err(Error::Compare { error, .. }) => {
-                check_error(&error);
-                None
-            }
-            Err(error) => {
-                check_error(&error);
-                None
-            }
-        }
+        let result = run(&request, &mut machine);
+        frames_of(result, machine.frames)
     }
 
     /// The size that info tells of.

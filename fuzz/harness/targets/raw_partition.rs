@@ -17,7 +17,7 @@ pub fn raw_partition(data: &[u8]) {
     let accepted = is_partitioned(head);
     assert_eq!(accepted, model::detect::is_partitioned(&image), "the gate's answer");
     assert!(!(accepted && head.iter().all(|&byte| byte == 0)));
-    let layer = Layer { disk: DISK, format: None, raw_gate: RawGate::Partitioned, window: None, below: Below::AsNamed };
+    let layer = Layer::new(DISK, None, RawGate::Partitioned);
     let strict = detect(&mut FuzzReader::new(vec![image]), LAYER, &layer).inspect_err(check_error);
     assert!(strict != Ok(Format::Raw) || accepted, "raw without a partition table");
     window(data);

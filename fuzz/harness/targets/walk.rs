@@ -6,7 +6,7 @@ use crate::image::{FuzzImage, FuzzReader};
 use crate::model::place::Place;
 use instar_abi::error::Error;
 use instar_abi::format::Format;
-use instar_abi::request::{Below, DiskId, Layer, RawGate};
+use instar_abi::request::{DiskId, Layer, RawGate};
 use instar_parsers::codec::Codecs;
 use instar_parsers::image::{Blocks, Driver, Extent, Image as _, Kind, open};
 use instar_parsers::store::ReadAt;
@@ -39,8 +39,7 @@ pub(super) fn walk(format: Format, files: Vec<FuzzImage<'_>>, judge: Judge<'_>) 
 /// the disk is mapped, as far as it goes.
 pub(super) fn walk_to(format: Format, files: Vec<FuzzImage<'_>>, expected: Expected, judge: Judge<'_>) {
     let is_clean = expected == Expected::Clean;
-    let layer =
-        Layer { disk: DISK, format: Some(format), raw_gate: RawGate::Open, window: None, below: Below::AsNamed };
+    let layer = Layer::new(DISK, Some(format), RawGate::Open);
     let second = (files.len() > 1).then_some(PART);
     let mut reader = FuzzReader::new(files);
     let mut opened = match open(&mut reader, LAYER, &layer) {

@@ -2,7 +2,7 @@ use crate::image::BUDGET;
 use crate::layout::Script;
 use crate::machine::FuzzMachine;
 use instar_abi::error::{Error, RawError, ReadError};
-use instar_abi::request::{Access, Below, Disk, DiskId, Layer, LayerId, RawGate, Window};
+use instar_abi::request::{Below, Disk, DiskId, Layer, LayerId, RawGate, Window};
 use instar_io::Env as _;
 use instar_parsers::store::{Cache, Part, Queue, ReadAt, Store};
 
@@ -31,7 +31,7 @@ pub fn window_read(data: &[u8]) {
     let (offset, len) = (bounded(offset, disk_len), len % (LEN_MAX + 1));
 
     let disk: Vec<u8> = (0..disk_len).map(|at| (at % 251) as u8).collect();
-    let described = [Disk { len: disk_len, access: Access::ReadOnly, data: None, allocated: None }];
+    let described = [Disk::read_only(disk_len)];
     let mut machine = FuzzMachine::new(&[(described[0].clone(), &disk)], 1, None);
     let mut queue = Queue::new(machine.lane());
     let (mut cache, mut budget) = (Cache::new(), BUDGET.into());

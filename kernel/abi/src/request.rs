@@ -405,7 +405,35 @@ pub struct Budget {
     pub depth: u32,
 }
 
+impl Disk {
+    /// A disk of `len` bytes that is only read, and of which the host tells nothing more.
+    #[must_use]
+    pub const fn read_only(len: u64) -> Self {
+        Self { len, access: Access::ReadOnly, data: None, allocated: None }
+    }
+}
+
+impl Layer {
+    /// A whole disk as a layer, over what it names itself.
+    #[must_use]
+    pub const fn new(disk: DiskId, format: Option<Format>, raw_gate: RawGate) -> Self {
+        Self { disk, format, raw_gate, window: None, below: Below::AsNamed }
+    }
+}
+
 impl Request {
+    /// A request without answers, randomness or clock, for one lane.
+    #[must_use]
+    pub const fn new(op: Op, disks: Vec<Disk>, layers: Vec<Layer>, budget: Budget) -> Self {
+        Self { op, disks, layers, answers: Vec::new(), budget, seed: [0; 32], now: 0, lanes: 1 }
+    }
+
+    /// The layer of an id; `None`: out of range, which no id of a checked request is.
+    #[must_use]
+    pub fn layer(&self, id: LayerId) -> Option<&Layer> {
+        self.layers.get(usize::try_from(id.0).ok()?)
+    }
+
     /// The request in its wire form.
     ///
     /// # Errors

@@ -6,7 +6,7 @@ use crate::job::limits;
 use crate::render::escape::shown;
 use instar_abi::control::{FRAME_LEN_MAX, Header, REPLY_BASE, REQUEST_OFFSET, SECTOR_LEN};
 use instar_abi::reply::{FRAME_HEADER_LEN, decode_batch};
-use instar_abi::request::{Access, Below, Disk, DiskId, Layer, LayerId, Op, RawGate, Request};
+use instar_abi::request::{Disk, DiskId, Layer, LayerId, Op, RawGate, Request};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
@@ -23,27 +23,12 @@ const REPLY_LEN: u64 = 1 << 20;
 pub(super) fn control(image: &Path, control: &Path) -> io::Result<String> {
     let mut nonce = [0; 16];
     rustix::rand::getrandom(&mut nonce, rustix::rand::GetRandomFlags::empty())?;
-    let request = Request {
-        op: Op::Info { image: LayerId(0), details: false },
-        disks: vec![Disk {
-            len: std::fs::metadata(image)?.len(),
-            access: Access::ReadOnly,
-            data: None,
-            allocated: None,
-        }],
-        layers: vec![Layer {
-            disk: DiskId(0),
-            format: None,
-            raw_gate: RawGate::Partitioned,
-            window: None,
-            below: Below::AsNamed,
-        }],
-        answers: Vec::new(),
-        budget: limits::INFO_BUDGET,
-        seed: [0; 32],
-        now: 0,
-        lanes: 1,
-    };
+    let request = Request::new(
+        Op::Info { image: LayerId(0), details: false },
+        vec![Disk::read_only(std::fs::metadata(image)?.len())],
+        vec![Layer::new(DiskId(0), None, RawGate::Partitioned)],
+        limits::INFO_BUDGET,
+    );
     let request = request.encode().map_err(|_| io::ErrorKind::OutOfMemory)?;
     let file = File::create(control)?;
     file.write_all_at(Header::new(nonce, request.len() as u64, REPLY_LEN).as_bytes(), 0)?;

@@ -169,7 +169,7 @@ mod tests {
         let (from, to) = (tempfile::tempfile().expect("a file"), tempfile::tempfile().expect("a file"));
         from.write_all_at(&[7; 4000], 0).expect("written");
         let described = [
-            request::Disk { len: 3000, access: Access::ReadOnly, data: None, allocated: None },
+            request::Disk::read_only(3000),
             request::Disk { len: 0, access: Access::Output { capacity: 8192 }, data: None, allocated: None },
         ];
         let target = target(to.try_clone().expect("a second one"));

@@ -157,13 +157,7 @@ impl Layers {
         id: FileId,
     ) -> LayerId {
         self.note_root(path, below, id);
-        self.job.add_layer(Layer {
-            disk,
-            format: Some(format),
-            raw_gate: self.reading.raw_gate,
-            window: None,
-            below: Below::AsNamed,
-        })
+        self.job.add_layer(Layer::new(disk, Some(format), self.reading.raw_gate))
     }
 
     /// Adds a disk that is written.
@@ -287,7 +281,7 @@ impl Layers {
                 self.roots.push(root);
                 self.names.depths.push(deeper);
                 self.names.tops.push(top);
-                Given::Layer(self.job.add_layer(Layer { disk, format, raw_gate, window: None, below: Below::AsNamed }))
+                Given::Layer(self.job.add_layer(Layer::new(disk, format, raw_gate)))
             }
             NeedKind::DataFile | NeedKind::Extent => Given::Disk(disk),
         };

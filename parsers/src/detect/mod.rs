@@ -5,6 +5,7 @@
 //! qemu-img compatibility mode ([`RawGate::Open`]) only what qemu-img's own probes know is looked
 //! for, and everything else is raw.
 
+use crate::partition::Record;
 use crate::store::{Part, ReadAt};
 use alloc::vec::Vec;
 use core::ops::{Range, RangeInclusive};
@@ -232,24 +233,8 @@ fn is_bochs(head: &[u8]) -> bool {
 /// UEFI specification, section 5.2; the gate's rule is `docs/architecture.md`, "Raw gate".
 #[must_use]
 pub fn is_partitioned(head: &[u8]) -> bool {
-    if head.get(510..512) != Some(&[0x55, 0xaa]) {
-        return false;
-    }
-    let Some(table) = head.get(446..510) else { return false };
-    let entries = || table.as_chunks::<16>().0.iter();
-    if !entries().all(|[flag, ..]| matches!(flag, 0 | 0x80)) {
-        return false;
-    }
-    // Type and number of sectors: both set in an entry that is in use.
-    let used = |entry: &&[u8; 16]| {
-        let [_, _, _, _, kind, _, _, _, _, _, _, _, sectors @ ..] = entry;
-        *kind != 0 && *sectors != [0; 4]
-    };
-    let protective = entries().filter(used).any(|[_, _, _, _, kind, ..]| *kind == 0xee);
-    if protective {
-        return head.get(512..520) == Some(b"EFI PART");
-    }
-    entries().any(|entry| used(&entry))
+    let record = head.first_chunk().and_then(Record::parse);
+    record.is_some_and(|record| !record.is_protective() || head.get(512..520) == Some(b"EFI PART"))
 }
 
 fn be16(bytes: &[u8], at: usize) -> Option<u16> {

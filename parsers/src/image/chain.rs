@@ -62,7 +62,7 @@ impl Chain {
         while let Some(id) = next.take() {
             io.budget().take_layer()?;
             // The request is checked: every id is in range.
-            let Some(layer) = usize::try_from(id.0).ok().and_then(|index| request.layers.get(index)) else { break };
+            let Some(layer) = request.layer(id) else { break };
             let mut image = open(io, id, layer)?;
             let part = image.part;
             let wanted = core::mem::take(&mut expected);
@@ -365,10 +365,7 @@ fn below(
 fn disk_of(request: &Request, given: Given) -> DiskId {
     match given {
         Given::Disk(disk) => disk,
-        Given::Layer(layer) => usize::try_from(layer.0)
-            .ok()
-            .and_then(|index| request.layers.get(index))
-            .map_or(DiskId(u32::MAX), |layer| layer.disk),
+        Given::Layer(layer) => request.layer(layer).map_or(DiskId(u32::MAX), |layer| layer.disk),
         Given::Refused => DiskId(u32::MAX),
     }
 }

@@ -17,7 +17,7 @@ const PROTECTIVE: u8 = 0xee;
 
 /// A sector with the signature of a record.
 #[derive(Clone, Copy)]
-pub(super) struct Record {
+pub struct Record {
     disk_id: u32,
     entries: [Entry; 4],
 }
@@ -57,8 +57,8 @@ impl Entry {
 }
 
 impl Record {
-    /// `None`: no signature, or flags that no record has, as in a boot sector without a table.
-    pub(super) fn parse(sector: &[u8; SECTOR_LEN as usize]) -> Option<Self> {
+    /// The record in a sector; `None`: no signature, or flags that no record has, as in a boot sector without a table.
+    pub fn parse(sector: &[u8; SECTOR_LEN as usize]) -> Option<Self> {
         let (rest, signature) = sector.split_last_chunk::<2>()?;
         let (rest, table) = rest.split_last_chunk::<64>()?;
         let (_, id) = rest.split_last_chunk::<6>()?;
@@ -70,7 +70,8 @@ impl Record {
             .then_some(Self { disk_id: u32::from_le_bytes([a, b, c, d]), entries })
     }
 
-    pub(super) fn is_protective(&self) -> bool {
+    /// Whether a partition of it only covers a GPT.
+    pub fn is_protective(&self) -> bool {
         self.entries.iter().any(|entry| entry.is_used() && entry.kind == PROTECTIVE)
     }
 }

@@ -10,6 +10,8 @@
 mod gpt;
 mod mbr;
 
+pub(crate) use mbr::Record;
+
 use alloc::vec::Vec;
 
 /// The bytes of a disk.
@@ -140,7 +142,7 @@ pub fn read(disk: &mut dyn Content) -> Result<Option<Table>, Unread> {
     }
     let mut sector = [0; mbr::SECTOR_LEN as usize];
     disk.read(0, &mut sector)?;
-    let Some(record) = mbr::Record::parse(&sector) else { return Ok(None) };
+    let Some(record) = Record::parse(&sector) else { return Ok(None) };
     let mut table = if record.is_protective() {
         gpt::read(disk).unwrap_or_else(|| {
             let mut table = mbr::read(disk, &record);

@@ -1,7 +1,7 @@
 //! [`Blocks`] and [`Env`] over disks in memory.
 
 use instar_abi::reply::{CopyRange, Frame, decode_batch};
-use instar_abi::request::{Access, Below, Budget, Disk, DiskId, Layer, LayerId, Op, RawGate, Request};
+use instar_abi::request::{Access, Budget, Disk, DiskId, Layer, LayerId, Op, RawGate, Request};
 use instar_io::{
     Action, BlockError, BlockRequest, Blocks, Completion, Env, LaneWork, ReplyError, SECTOR_LEN, SubmitError, Token,
 };
@@ -310,19 +310,8 @@ impl Env for Machine {
 
 /// A job over disks that are only read, one layer a disk.
 pub fn request(op: Op, disks: &[MemoryDisk]) -> Request {
-    let layer = |index: usize| Layer {
-        disk: DiskId(index as u32),
-        format: None,
-        raw_gate: RawGate::Partitioned,
-        window: None,
-        below: Below::AsNamed,
-    };
-    let disk = |disk: &MemoryDisk| Disk {
-        len: disk.bytes().len() as u64,
-        access: Access::ReadOnly,
-        data: None,
-        allocated: None,
-    };
+    let layer = |index: usize| Layer::new(DiskId(index as u32), None, RawGate::Partitioned);
+    let disk = |disk: &MemoryDisk| Disk::read_only(disk.bytes().len() as u64);
     Request {
         op,
         disks: disks.iter().map(disk).collect(),

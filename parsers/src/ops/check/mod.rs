@@ -36,7 +36,7 @@ pub fn check<E: Env>(request: &Request, env: &mut E) -> Result<End, Error> {
     let Op::Check(wanted) = &request.op else { return Err(Error::WrongOp) };
     let id = wanted.image;
     // The request is checked: every id is in range.
-    let layer = usize::try_from(id.0).ok().and_then(|index| request.layers.get(index)).ok_or(Error::WrongOp)?;
+    let layer = request.layer(id).ok_or(Error::WrongOp)?;
     let scope = if wanted.as_qemu_img { Scope::AsQemuImg } else { Scope::Whole };
     let mut session = Session::new(request, env);
     let checked = match layer_checked(&mut session, request, (id, layer), scope)? {

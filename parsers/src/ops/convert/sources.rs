@@ -92,7 +92,7 @@ fn complete(resolved: Resolved, needs: &mut Vec<Need>) -> Option<Chain> {
 }
 
 fn open_existing(io: &mut dyn ReadAt, request: &Request, id: LayerId) -> Result<Opened, Error> {
-    let layer = usize::try_from(id.0).ok().and_then(|index| request.layers.get(index)).ok_or(Error::WrongOp)?;
+    let layer = request.layer(id).ok_or(Error::WrongOp)?;
     let opened = open(io, id, layer)?;
     match &opened.driver {
         Driver::Qcow2(_) if layer.window.is_none() => Ok(opened),

@@ -45,7 +45,7 @@ struct Reasons(Vec<(&'static str, Verdict)>);
 /// # Errors
 /// Those of the reads of its head and tail. What can't be read of its content is told.
 pub(super) fn details(io: &mut dyn ReadAt, request: &Request, id: LayerId, image: Opened) -> Result<Vec<Node>, Error> {
-    let layer = super::layer_of(request, id)?;
+    let layer = request.layer(id).ok_or(Error::WrongOp)?;
     let signs = detect::signs(io, id, layer)?;
     let mut reasons = reasons(&image, &signs);
     let virtual_size = image.virtual_size();

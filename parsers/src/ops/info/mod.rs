@@ -11,7 +11,7 @@ use instar_abi::error::Error;
 use instar_abi::facts;
 use instar_abi::format::Format;
 use instar_abi::reply::{End, Frame, Need};
-use instar_abi::request::{Layer, LayerId, Op, Request};
+use instar_abi::request::{LayerId, Op, Request};
 use instar_io::Env;
 
 /// A frame of snapshots or nodes is sent when it has about this many bytes.
@@ -90,15 +90,11 @@ impl Parts<'_> {
 
 /// The layer, with the files that hold its content: their sizes are what there is to tell.
 fn open_layer(io: &mut dyn ReadAt, request: &Request, id: LayerId, needs: &mut Vec<Need>) -> Result<Opened, Error> {
-    let mut opened = open(io, id, layer_of(request, id)?)?;
+    let mut opened = open(io, id, request.layer(id).ok_or(Error::WrongOp)?)?;
     if let Driver::Blocks(image) = &mut opened.driver {
         *needs = attach_files(&mut opened.part.view(io), request, id, &mut **image)?;
     }
     Ok(opened)
-}
-
-fn layer_of(request: &Request, id: LayerId) -> Result<&Layer, Error> {
-    usize::try_from(id.0).ok().and_then(|index| request.layers.get(index)).ok_or(Error::WrongOp)
 }
 
 fn raw_facts(image: &impl Image) -> facts::Image {

@@ -6,9 +6,7 @@ use crate::testing::{Fault, Machine, MemoryDisk, qemu_img, qemu_io, scratch};
 use instar_abi::error::{Error, ExistingError, TargetError};
 use instar_abi::format::Format;
 use instar_abi::reply::{End, Frame};
-use instar_abi::request::{
-    Answer, Before, Below, DiskId, Given, Layer, LayerId, NeedKind, RawGate, Request, TargetFormat,
-};
+use instar_abi::request::{Answer, Before, DiskId, Given, Layer, LayerId, NeedKind, RawGate, Request, TargetFormat};
 use serde_json::Value as Json;
 use std::path::Path;
 
@@ -23,13 +21,7 @@ fn existing(dir: &Path, compress: bool, with_base: bool) -> (Request, Vec<Memory
     let old = read(dir, "old.qcow2");
     let len = old.len() as u64;
     disks[target.0 as usize] = MemoryDisk::new(old);
-    let layer = |disk, format| Layer {
-        disk,
-        format: Some(format),
-        raw_gate: RawGate::Open,
-        window: None,
-        below: Below::AsNamed,
-    };
+    let layer = |disk, format| Layer::new(disk, Some(format), RawGate::Open);
     job.layers = vec![layer(DiskId(0), Format::Raw), layer(target, Format::Qcow2)];
     if with_base {
         job.layers.push(layer(DiskId(1), Format::Raw));
