@@ -18,18 +18,21 @@ const RUSTFLAGS: &str = "--cfg fuzzing \
     -Cllvm-args=-sanitizer-coverage-pc-table \
     -Cllvm-args=-sanitizer-coverage-trace-compares";
 
-/// The profile: fast, and every overflow is a finding.
+/// What every profile has: every overflow is a finding.
 const PROFILE: &[&str] = &[
     "inherits='release'",
-    "opt-level=3",
     "lto='off'",
-    "codegen-units=1",
     "panic='abort'",
     "strip='none'",
     "debug='line-tables-only'",
     "debug-assertions=true",
     "overflow-checks=true",
 ];
+
+/// Built once and run for long: fast targets.
+const RUN_LONG: &[&str] = &["opt-level=3", "codegen-units=1"];
+/// Built again after every small change and run for seconds: what did not change is kept.
+const BUILD_AGAIN: &[&str] = &["opt-level=1", "codegen-units=64", "incremental=true"];
 
 /// MiB of memory that a target may take; the parsers' own budget is 64 MiB of heap.
 const RSS_LIMIT_MIB: u32 = 2048;
@@ -44,12 +47,23 @@ pub struct Build {
     pub root: PathBuf,
     /// Cargo's target directory.
     pub target: PathBuf,
+    /// What the builds are for.
+    pub purpose: Purpose,
+}
+
+/// What builds are for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// One build, many inputs.
+    RunLong,
+    /// Many builds, each of a small change.
+    BuildAgain,
 }
 
 impl Build {
     /// This checkout.
     pub fn of_tree() -> Self {
-        Self { root: root(), target: target_folder().join("fuzz") }
+        Self { root: root(), target: target_folder().join("fuzz"), purpose: Purpose::RunLong }
     }
 
     /// Builds the binaries of these targets.
@@ -67,7 +81,11 @@ impl Build {
         command.env_remove("CARGO_ENCODED_RUSTFLAGS");
         command.args(["build", "--quiet", "--package=instar-fuzz", "--features=libfuzzer", "--profile=fuzz"]);
         command.arg(format!("--target={TRIPLE}"));
-        command.args(PROFILE.iter().map(|line| format!("--config=profile.fuzz.{line}")));
+        let purpose = match self.purpose {
+            Purpose::RunLong => RUN_LONG,
+            Purpose::BuildAgain => BUILD_AGAIN,
+        };
+        command.args(PROFILE.iter().chain(purpose).map(|line| format!("--config=profile.fuzz.{line}")));
         command.args(names.iter().map(|name| format!("--bin={name}")));
         command
     }

@@ -3,7 +3,7 @@
 //! A planted bug is a literal replacement in one file. Each is made in a copy of the tree, built, and run from the
 //! starters; the target must find it, with the signature that was foretold.
 
-use super::engine::{self, Build, Length};
+use super::engine::{self, Build, Length, Purpose};
 use super::registry::{self, Target};
 use crate::cargo::{output, root, target as target_folder};
 use anyhow::{Context as _, Result, bail};
@@ -85,7 +85,8 @@ pub fn plant(options: &Options) -> Result<()> {
     let targets = registry::select(&options.target)?;
     let all = read()?;
     let folder = target_folder().join("fuzz/plant");
-    let build = Build { root: folder.join("tree"), target: folder.join("target") };
+    let (root, target) = (folder.join("tree"), folder.join("target"));
+    let build = Build { root, target, purpose: Purpose::BuildAgain };
     copy_tree(&build.root)?;
     // A tree that fails without a bug proves nothing.
     build.build(&registry::names(&targets))?;
