@@ -72,6 +72,8 @@ pub fn read_all(
         return Err(refuse(Qcow2Error::BitmapDirectory { index: found }));
     }
     check_loadable(io, layer, disk, header, &bitmaps)?;
+    #[cfg(any(test, feature = "invariants"))]
+    super::invariants::check_bitmaps(header, place, &bitmaps);
     Ok(bitmaps)
 }
 

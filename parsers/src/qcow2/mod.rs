@@ -19,6 +19,8 @@ pub mod create;
 mod extensions;
 mod facts;
 mod header;
+#[cfg(any(test, feature = "invariants"))]
+pub mod invariants;
 mod l2;
 mod limits;
 mod map;

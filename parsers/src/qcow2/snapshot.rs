@@ -93,7 +93,10 @@ impl Snapshots {
         let extra: wire::SnapshotExtra = io.read_wire(self.disk, extra_at)?;
         let id = self.text(io, id_at, header.id_size.get())?;
         let name = self.text(io, name_at, header.name_size.get())?;
-        Ok(Some(self.snapshot(&header, &extra, id, name)))
+        let snapshot = self.snapshot(&header, &extra, id, name);
+        #[cfg(any(test, feature = "invariants"))]
+        super::invariants::check_snapshot(self, &snapshot);
+        Ok(Some(snapshot))
     }
 
     /// Bytes of the table as far as the walk has come.

@@ -4,6 +4,7 @@ mod bent;
 mod budget;
 mod fields;
 mod mapping;
+mod snapshots;
 mod writer;
 
 use crate::ops;
