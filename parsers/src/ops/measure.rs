@@ -123,3 +123,6 @@ fn content_len(io: &mut dyn ReadAt, chain: &mut Chain, cluster_size: u64) -> Res
     }
     Ok(len)
 }
+
+#[cfg(test)]
+mod tests;

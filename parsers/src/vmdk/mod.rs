@@ -305,3 +305,6 @@ impl Part {
         tree.text("format", self.line.as_ref().map_or("", LineKind::word));
     }
 }
+
+#[cfg(test)]
+mod tests;

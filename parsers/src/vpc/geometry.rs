@@ -88,7 +88,7 @@ mod tests {
     const EDGES: [u64; 9] = [0, 4 * 17, 69632, 104_349, 278_528, 507_904, 1_032_192, 65535 * 16 * 63, 65535 * 16 * 255];
 
     #[test]
-    fn the_search_matches_known_geometries() {
+    fn the_search_matches_known_vectors() {
         let geometry = |cylinders, heads, sectors| Geometry { cylinders, heads, sectors };
         assert_eq!(Geometry::holding(8192), geometry(121, 4, 17));
         assert_eq!(Geometry::holding(69632), geometry(820, 5, 17));

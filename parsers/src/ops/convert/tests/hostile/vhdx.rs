@@ -148,6 +148,18 @@ fn every_field_of_a_vhdxs_metadata_and_table_has_its_error() {
     judge(dir.path(), Format::Vhdx, images);
 }
 
+/// P4: a count of 2^32 and some, which 32 bits would take for some.
+#[test]
+fn a_huge_block_count_is_not_truncated() {
+    let Some(dir) = scratch() else { return };
+    let blocks = (((1u64 << 32) + 5) << 12).div_ceil(4097);
+    let (needed, entries) = (blocks + (blocks - 1) / 4096, 131_072);
+    assert!(needed > 1 << 32 && u64::from(needed as u32) < entries);
+    let bytes = with(&whole(), &[(VALUES + 8, &(blocks << 20).to_le_bytes())]);
+    let error = BlockError::TableShort { entries, needed };
+    judge(dir.path(), Format::Vhdx, vec![bent("blocks", bytes, error, Theirs::Refuses)]);
+}
+
 fn number_at(bytes: &[u8], at: usize) -> u64 {
     u32::from_le_bytes(*bytes[at..].first_chunk().unwrap()).into()
 }

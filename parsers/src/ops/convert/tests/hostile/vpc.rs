@@ -75,6 +75,30 @@ fn every_field_and_table_of_a_vhd_has_its_error() {
     judge(dir, Format::Vpc, images);
 }
 
+/// One of 2^64 bytes was opened, which QEMU does not.
+#[test]
+fn a_disk_above_2040_gib_is_refused_in_both_subformats() {
+    let Some(dir) = scratch() else { return };
+    let dir = dir.path();
+    let mut images = Vec::new();
+    for subformat in ["dynamic", "fixed"] {
+        qemu_img(dir, &format!("create -q -f vpc -o subformat={subformat},force_size=on a.vhd 8M")).unwrap();
+        let whole = read(dir, "a.vhd");
+        // A fixed one has its footer at the end only.
+        let footer = if subformat == "fixed" { whole.len() - 512 } else { 0 };
+        for sectors in [0xff00_0001u64, 1 << 54, u64::MAX / 512] {
+            let size = sectors * 512;
+            let mut bytes = with(&whole, &[(footer + 48, &size.to_be_bytes())]);
+            bytes[footer + 64..footer + 68].fill(0);
+            let sum = !bytes[footer..footer + 512].iter().map(|&byte| u32::from(byte)).sum::<u32>();
+            bytes[footer + 64..footer + 68].copy_from_slice(&sum.to_be_bytes());
+            let what = format!("{subformat} disk of {size} bytes");
+            images.push(Bent { what, bytes, ours: field(Field::VirtualSize, size), theirs: Theirs::Refuses });
+        }
+    }
+    judge(dir, Format::Vpc, images);
+}
+
 #[test]
 fn every_field_of_a_vhds_parent_has_its_error() {
     let Some(dir) = scratch() else { return };
