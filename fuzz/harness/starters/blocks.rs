@@ -191,7 +191,7 @@ pub fn images() -> Vec<(String, Vec<u8>)> {
         ("vmdk-sparse", input(0, 1024, &sparse)),
         ("vmdk-stream", input(0, 603, &compressed)),
         ("vmdk-shared", input(0, 1024, &shared)),
-        ("vdi", input(1, 8192, &[(0, vdi), (1, vdi_table)])),
+        ("vdi", input(1, 8192, &[(0, vdi.clone()), (1, vdi_table.clone())])),
         ("vpc-dynamic", input(0x82, 16384, &[(0, footer.clone()), (1, dynamic), (3, vpc_table)])),
         ("vpc-fixed", input(2, 64, &[(63, fixed)])),
         ("vhdx", input(0x83, 16384, &vhdx)),
@@ -200,6 +200,8 @@ pub fn images() -> Vec<(String, Vec<u8>)> {
         ("parallels-extended", input(4, 8192, &[(0, parallels(b"WithouFreSpacExt"))])),
         ("qed", input(5, 128, &[(0, qed), (8, qed_tables), (24, qed_clusters)])),
         ("qcow", input(6, 64, &[(0, qcow), (1, be64(2048).to_vec()), (4, qcow_table)])),
+        // The file ends before its second block.
+        ("vdi-cut", input(1, 2000, &[(0, vdi), (1, vdi_table)])),
     ]
     .map(|(name, bytes)| (name.to_owned(), bytes))
     .into()
