@@ -26,11 +26,18 @@ const ALL_S: u64 = 24 * 3600;
 /// One run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Line {
-    target: String,
-    seconds: u64,
-    executions: u64,
-    edges: u64,
-    findings: u64,
+    /// The target.
+    pub target: String,
+    /// The tree that ran, with `+` where it was changed.
+    pub commit: String,
+    /// How long it ran.
+    pub seconds: u64,
+    /// Inputs run.
+    pub executions: u64,
+    /// Edges covered at its end.
+    pub edges: u64,
+    /// 1 where it ended with a finding.
+    pub findings: u64,
 }
 
 fn path() -> PathBuf {
@@ -70,16 +77,24 @@ pub fn read() -> Result<Vec<Line>> {
     }
 }
 
-fn parse(text: &str) -> Result<Vec<Line>> {
+/// The lines of a ledger.
+///
+/// # Errors
+/// One that is none, with its number.
+pub fn parse(text: &str) -> Result<Vec<Line>> {
     let parse = |(index, line): (usize, &str)| {
         let value: serde_json::Value =
             serde_json::from_str(line).with_context(|| format!("fuzz/ledger.jsonl:{}", index + 1))?;
         let number = |key: &str| {
             value[key].as_u64().with_context(|| format!("fuzz/ledger.jsonl:{}: {key} is no number", index + 1))
         };
-        let target = value["target"].as_str().filter(|_| value["commit"].is_string());
+        let text = |key: &str| {
+            let text = value[key].as_str().map(str::to_owned);
+            text.with_context(|| format!("fuzz/ledger.jsonl:{}: {key} is no text", index + 1))
+        };
         Ok(Line {
-            target: target.with_context(|| format!("fuzz/ledger.jsonl:{}: no target or commit", index + 1))?.to_owned(),
+            target: text("target")?,
+            commit: text("commit")?,
             seconds: number("seconds")?,
             executions: number("executions")?,
             edges: number("edges")?,

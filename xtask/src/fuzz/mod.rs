@@ -8,6 +8,7 @@ pub mod ledger;
 mod plant;
 pub mod registry;
 mod replay;
+mod report;
 mod run;
 mod starters;
 mod tmin;
@@ -31,6 +32,8 @@ pub enum Verb {
     Plant(plant::Options),
     /// Say how long each target has run
     Ledger(ledger::Options),
+    /// Say where each target stands: hours, executions, its last finding and what has been clean since
+    Report,
     /// Minimise an input that is a finding
     Tmin(tmin::Options),
 }
@@ -43,6 +46,7 @@ pub fn fuzz(verb: &Verb) -> Result<()> {
         Verb::Starters(options) => starters::starters(options),
         Verb::Plant(options) => plant::plant(options),
         Verb::Ledger(options) => ledger::ledger(options),
+        Verb::Report => report::report(),
         Verb::Tmin(options) => tmin::tmin(options),
     }
 }
