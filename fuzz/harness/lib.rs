@@ -17,6 +17,7 @@ pub mod model;
 pub mod sparse;
 pub mod starters;
 pub mod targets;
+pub mod turns;
 
 /// Takes one input; panics on a finding.
 pub type Target = fn(&[u8]);

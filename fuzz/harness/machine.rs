@@ -1,5 +1,6 @@
 //! A machine for whole operations: sources of fuzz input, outputs in memory, one lane or several.
 
+use crate::turns::Turns;
 use instar_abi::reply::{CopyRange, Frame, decode_batch};
 use instar_abi::request::{Access, Disk};
 use instar_io::{
@@ -8,11 +9,18 @@ use instar_io::{
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 /// Requests that a lane may have under way, as the guest's queues have.
 const DEPTH: usize = 64;
 /// Polls in a row that find nothing; a lane that waits for itself would go on for ever.
 const IDLE_POLLS_MAX: u32 = 1000;
+
+/// Bytes at the front of each disk that turns are drawn from.
+const SEED_LEN: usize = 64 << 10;
+
+/// How long a lane waits for its turn.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A disk's bytes, which all lanes share.
 type Bytes = Arc<Mutex<Vec<u8>>>;
@@ -39,6 +47,7 @@ impl FuzzMachine {
             submitted: VecDeque::new(),
             started: VecDeque::new(),
             idle_polls: 0,
+            turns: None,
         };
         Self { lanes: (0..lanes.max(1)).map(lane).collect(), frames: Vec::new() }
     }
@@ -65,9 +74,26 @@ pub struct FuzzLane {
     submitted: VecDeque<(Token, BlockRequest)>,
     started: VecDeque<(Token, BlockRequest)>,
     idle_polls: u32,
+    /// Where there are several lanes: whose turn it is, and which lane this is.
+    turns: Option<(Arc<Turns>, usize)>,
 }
 
 impl FuzzLane {
+    /// What is drawn from the input: a number of its disks' first bytes.
+    fn seed(&self) -> u64 {
+        let disks = self.disks.iter().map(|(_, bytes)| bytes.lock().unwrap_or_else(PoisonError::into_inner));
+        disks.fold(0, |seed, bytes| {
+            let front = bytes.iter().take(SEED_LEN).step_by(3);
+            front.fold(seed ^ bytes.len() as u64, |seed, &byte| seed.wrapping_mul(0x100_0000_01b3) ^ u64::from(byte))
+        })
+    }
+
+    fn step(&self, is_idle: bool) {
+        if let Some((turns, lane)) = &self.turns {
+            turns.step(*lane, is_idle);
+        }
+    }
+
     fn serve(&self, request: &mut BlockRequest) -> Result<(), BlockError> {
         let number = self.served.fetch_add(1, Ordering::Relaxed);
         if self.fails_at == Some(number) {
@@ -144,9 +170,11 @@ impl Blocks for FuzzLane {
 
     fn kick(&mut self) {
         self.started.append(&mut self.submitted);
+        self.step(false);
     }
 
     fn poll(&mut self) -> Option<Completion> {
+        self.step(false);
         let Some((token, mut request)) = self.started.pop_front() else {
             self.idle_polls += 1;
             assert!(self.idle_polls < IDLE_POLLS_MAX, "waits for what was never started");
@@ -158,7 +186,7 @@ impl Blocks for FuzzLane {
     }
 
     fn relax(&mut self) {
-        std::thread::yield_now();
+        self.step(true);
     }
 
     fn post(&mut self, batch: Vec<u8>) {
@@ -182,9 +210,16 @@ impl Env for FuzzMachine {
             // A thread an input is dear.
             return work(0, lane);
         }
+        let turns = Arc::new(Turns::new(self.lanes.len(), self.lanes[0].seed(), PATIENCE));
         std::thread::scope(|scope| {
             for (index, lane) in self.lanes.iter_mut().enumerate() {
-                scope.spawn(move || work(index, lane));
+                let turns = Arc::clone(&turns);
+                scope.spawn(move || {
+                    let _entered = turns.enter(index);
+                    lane.turns = Some((Arc::clone(&turns), index));
+                    work(index, lane);
+                    lane.turns = None;
+                });
             }
         });
     }
