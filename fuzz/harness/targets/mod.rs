@@ -33,6 +33,8 @@ mod window_read;
 
 #[cfg(test)]
 mod budget_tests;
+#[cfg(test)]
+mod shared_tables_tests;
 
 pub use bitmap_parse::bitmap_parse;
 pub use chain_resolve::chain_resolve;

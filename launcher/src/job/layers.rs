@@ -18,7 +18,7 @@ use crate::render::image_file::full_backing_name;
 use crate::render::report::Lie;
 use instar_abi::format::Format;
 use instar_abi::reply::{End, FinalLength, Frame, Need};
-use instar_abi::request::{Answer, Below, Budget, Disk, DiskId, Given, Layer, LayerId, NeedKind, Op, RawGate};
+use instar_abi::request::{Answer, Below, Disk, DiskId, Given, Layer, LayerId, NeedKind, Op, RawGate};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -45,15 +45,17 @@ pub(super) struct Layers {
     roots: Vec<usize>,                // of each layer: which of the user's images it lies below
     users: Vec<FileId>,               // of each of the user's images
     below: Vec<(LayerId, ImageName)>, // what the user says is below, and is not yet in the job
+    tables_len: u64,                  // bytes of the files that may hold tables
 }
 
 impl Layers {
     /// A job without disks; [`Layers::op_mut`] completes the operation when they are there.
-    pub fn new(op: Op, budget: Budget, limits: limits::Limits, lanes: u8, reading: Reading) -> Result<Self, Failure> {
-        let request = request(op, budget, lanes).map_err(|e| Failure::Random(e.raw_os_error()))?;
+    pub fn new(op: Op, limits: limits::Limits, lanes: u8, reading: Reading) -> Result<Self, Failure> {
+        // What it may use up is known when its files are.
+        let request = request(op, limits::walk_budget(0), lanes).map_err(|e| Failure::Random(e.raw_os_error()))?;
         let job = Job { op: op_image(&request.op), disks: Vec::new(), request, limits };
         let (names, paths, roots, users) = (Names::default(), Vec::new(), Vec::new(), Vec::new());
-        Ok(Self { job, names, reading, paths, roots, users, below: Vec::new() })
+        Ok(Self { job, names, reading, paths, roots, users, below: Vec::new(), tables_len: 0 })
     }
 
     /// The operation.
@@ -144,6 +146,9 @@ impl Layers {
             error,
         })?;
         let disk = self.job.add_source(bytes, len, host);
+        if format != Some(Format::Raw) {
+            self.note_tables(len);
+        }
         Ok(self.job.add_layer(Layer { disk, format, raw_gate: self.reading.raw_gate, window, below: Below::AsNamed }))
     }
 
@@ -157,7 +162,14 @@ impl Layers {
         id: FileId,
     ) -> LayerId {
         self.note_root(path, below, id);
+        let disks = &self.job.request.disks;
+        let len = usize::try_from(disk.0).ok().and_then(|index| disks.get(index)).map_or(0, |disk| disk.len);
+        self.note_tables(len);
         self.job.add_layer(Layer::new(disk, Some(format), self.reading.raw_gate))
+    }
+
+    const fn note_tables(&mut self, len: u64) {
+        self.tables_len = self.tables_len.saturating_add(len);
     }
 
     /// Adds a disk that is written.
@@ -206,6 +218,11 @@ impl Layers {
     fn run_once(&mut self, machine: &mut dyn Machine, on_frame: &mut OnFrame<'_>) -> Result<Ran, Failure> {
         let mut needs = Vec::new();
         let mut lie = None;
+        let request = &mut self.job.request;
+        request.budget = match request.op {
+            Op::Check(_) => limits::CHECK_BUDGET,
+            _ => limits::walk_budget(self.tables_len),
+        };
         let paths = &self.names.disks;
         let mut sort = |frame: Frame| {
             let taken = match frame {
@@ -274,6 +291,10 @@ impl Layers {
         let bytes = FileBytes::source(opened.file, cache)
             .map_err(|errno| failed(NamedError::Refused(Refusal::Host(errno.raw_os_error()))))?;
         let disk = self.job.add_source(bytes, opened.len, host);
+        // A data file has none.
+        if need.kind == NeedKind::Extent || (need.kind == NeedKind::Backing && format != Some(Format::Raw)) {
+            self.note_tables(opened.len);
+        }
         self.names.disks.push(path.as_os_str().as_encoded_bytes().to_vec());
         let given = match need.kind {
             NeedKind::Backing => {

@@ -34,15 +34,37 @@ pub const READ: Limits = Limits {
     large_pages: false,
 };
 
-/// What images may make operations that only read use up.
-pub const READ_BUDGET: Budget = CONVERT_BUDGET;
-
 /// What images may make info use up: 64 MiB of metadata, as a service in front of users allows.
 pub const INFO_BUDGET: Budget = Budget { heap_bytes: 64 << 20, read_bytes: 64 << 20, steps: 1 << 22, depth: 1 };
 
-/// What images may make convert use up: the tables of a fragmented image of tens of TiB.
-pub const CONVERT_BUDGET: Budget =
-    Budget { heap_bytes: 128 << 20, read_bytes: 64 << 30, steps: u64::MAX, depth: DEPTH_LIMIT };
+/// What an image may make check use up. It counts the tables it reads by a rule of its own, and knows those that it has met before.
+pub const CHECK_BUDGET: Budget =
+    Budget { heap_bytes: 128 << 20, read_bytes: READ_MAX, steps: u64::MAX, depth: DEPTH_LIMIT };
+
+/// Bytes of tables that a walk along a disk may read, however long the files are: those of a fragmented image of tens of TiB.
+const READ_MAX: u64 = 64 << 30;
+/// Bytes of tables that a walk may read of the shortest files.
+const READ_MIN: u64 = 64 << 20;
+/// The same for each byte of the files that have tables. A table is read once, in windows of which it may fill an eighth.
+const READ_PER_BYTE: u64 = 32;
+
+/// Steps of a walk along the shortest files.
+const STEPS_MIN: u64 = 8 << 20;
+/// The same for each byte of the files that have tables. An entry is at least four bytes, and costs at most seven steps; the
+/// stricter comparison goes along twice.
+const STEPS_PER_BYTE: u64 = 4;
+
+/// What images may make operations use up that go along a disk: map, measure, compare, convert, dd.
+///
+/// Such a walk goes through the entries of tables, each once. So it costs what there are of tables in the files, whatever
+/// the virtual size is; it costs more only where entries lead to the same tables again and again, as those of no honest
+/// image do. `tables_len`: bytes of all files that may hold tables.
+#[must_use]
+pub fn walk_budget(tables_len: u64) -> Budget {
+    let at_most = |min: u64, per_byte: u64| tables_len.saturating_mul(per_byte).saturating_add(min);
+    let read_bytes = at_most(READ_MIN, READ_PER_BYTE).min(READ_MAX);
+    Budget { heap_bytes: 128 << 20, read_bytes, steps: at_most(STEPS_MIN, STEPS_PER_BYTE), depth: DEPTH_LIMIT }
+}
 
 /// Layers of a chain unless configured otherwise.
 pub const DEPTH_MAX: u32 = 16;

@@ -56,7 +56,7 @@ pub fn run(
     let shared = meant.images.iter().all(|name| name.shared);
     let claim = if shared { Claim::NONE } else { Claim::READ };
     let reading = Reading { claim, cache: meant.cache, raw_gate: meant.raw_gate };
-    let mut layers = Layers::new(meant.op.clone(), limits::READ_BUDGET, limits::READ, meant.lanes, reading)?;
+    let mut layers = Layers::new(meant.op.clone(), limits::READ, meant.lanes, reading)?;
     for name in &meant.images {
         let claim = if name.shared { Claim::NONE } else { Claim::READ };
         let opened = open::source(path_of(&name.path), claim).map_err(|error| Failure::Open {

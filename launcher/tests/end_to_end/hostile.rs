@@ -256,3 +256,54 @@ fn a_flood_of_snapshots_is_told_within_the_limits() {
     assert!(time < Duration::from_secs(10));
     assert!(ours.stdout == theirs.stdout && ours.status.code() == theirs.status.code());
 }
+
+/// A qcow2 whose L1 entries all name one L2 table, which is by turns zeros and nothing: half a megabyte that claims 32 TiB.
+fn one_table_for_all() -> Vec<u8> {
+    const CLUSTER: usize = 64 << 10;
+    let entries = 64u32 << 10;
+    let l1_len = 8 * entries as usize;
+    let l2 = 2 * CLUSTER + l1_len;
+    let mut image = vec![0; l2 + CLUSTER];
+    let size = u64::from(entries) << 29;
+    for (at, bytes) in [
+        (0, &b"QFI\xfb\0\0\0\x03"[..]),
+        (20, &16u32.to_be_bytes()),
+        (24, &size.to_be_bytes()),
+        (36, &entries.to_be_bytes()),
+        (40, &(2 * CLUSTER as u64).to_be_bytes()),
+        (48, &(CLUSTER as u64).to_be_bytes()),
+        (56, &1u32.to_be_bytes()),
+        (96, &[0, 0, 0, 4, 0, 0, 0, 104]),
+    ] {
+        image[at..at + bytes.len()].copy_from_slice(bytes);
+    }
+    image[2 * CLUSTER..l2].copy_from_slice(&(l2 as u64 | 1 << 63).to_be_bytes().repeat(l1_len / 8));
+    image[l2..].copy_from_slice(&[[0; 8], 1u64.to_be_bytes()].concat().repeat(CLUSTER / 16));
+    image
+}
+
+/// qemu-img goes on for hours. The steps are counted, so that how fast the machine is does not matter.
+#[test]
+fn an_image_of_one_table_for_all_is_given_up() {
+    let Some(binaries) = binaries() else { return };
+    let directory = scratch();
+    std::fs::write(directory.path().join("a.img"), one_table_for_all()).expect("writable");
+    let words = "it asks for more work than any honest image of its size needs\n";
+    for (name, arguments, code) in [
+        ("instar", &["map", "--output", "json", "a.img"][..], 1),
+        ("instar", &["measure", "-O", "qcow2", "a.img"], 1),
+        ("instar", &["convert", "-O", "raw", "a.img", "out"], 1),
+        ("instar", &["convert", "-O", "qcow2", "-B", "a.img", "-F", "qcow2", "a.img", "out"], 1),
+        ("instar", &["compare", "a.img", "a.img"], 3),
+        ("qemu-img", &["dd", "-O", "raw", "if=a.img", "of=out"], 1),
+    ] {
+        let program = binaries.join(name);
+        let mut command = Command::new("timeout");
+        command.arg("300").arg(&program).args(arguments).current_dir(directory.path());
+        let output = command.output().expect("timeout is a coreutil");
+        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {errors}");
+        assert!(errors.contains(words), "{arguments:?}: {errors}");
+        assert!(!directory.path().join("out").exists(), "{arguments:?}");
+    }
+}

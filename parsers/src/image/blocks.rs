@@ -73,6 +73,14 @@ pub fn uniform(at: u64, size: u64, kind: impl FnOnce(u64) -> Result<Kind, Error>
     Ok(Extent { start: index.saturating_mul(size), len: size, kind: kind(index)? })
 }
 
+/// The hole that a table of `entries` blocks of `size` bytes would map, around byte `at` of a disk: one step for all of it, or a
+/// small directory is a day's work.
+#[must_use]
+pub fn table_hole(at: u64, size: u64, entries: u64) -> Extent {
+    let span = size.saturating_mul(entries).max(1);
+    Extent { start: align::units(at, span).saturating_mul(span), len: span, kind: Kind::Hole }
+}
+
 impl Image for dyn Blocks + '_ {
     fn virtual_size(&self) -> u64 {
         self.facts().virtual_size

@@ -24,7 +24,7 @@ pub struct Chain {
 pub(super) struct Layer {
     id: LayerId,
     pub(super) image: Opened,
-    /// The extent last mapped: a long one above is asked for again with every short one below.
+    /// The extent last mapped.
     last: Option<Extent>,
     /// Whether the metadata was made in advance, once that has been looked at.
     pub(super) is_preallocated: Option<bool>,
@@ -248,15 +248,24 @@ impl Layer {
         Self { id, image, last: None, is_preallocated: None }
     }
 
+    /// What `range` is, from its start on. The range is not empty.
+    ///
+    /// The layer is asked for as long an extent as it has, and the extent is kept: whatever cuts it to pieces, other layers
+    /// or the holes of the host's file, its entries are gone through once, which the budget of steps counts on.
     pub(super) fn map(&mut self, io: &mut dyn ReadAt, range: Range<u64>) -> Result<Extent, Error> {
-        // Only holes are kept: they are what the layers below cut to pieces.
-        if let Some(hole) = self.last.filter(|last| last.start <= range.start && range.start < last.end()) {
-            let len = hole.end().min(range.end).saturating_sub(range.start);
-            return Ok(Extent { start: range.start, len, kind: hole.kind });
-        }
-        let extent = self.image.map(io, range)?;
-        self.last = Some(extent).filter(|extent| extent.kind == Kind::Hole);
-        Ok(extent)
+        let len = range.end.saturating_sub(range.start);
+        let rest = |last: Extent| match range.start.checked_sub(last.start)? {
+            0 => Some(last),
+            at => last.split(at).1,
+        };
+        let extent = match self.last.and_then(rest) {
+            Some(extent) => extent,
+            None => {
+                let end = self.image.virtual_size().max(range.end);
+                *self.last.insert(self.image.map(io, range.start..end)?)
+            }
+        };
+        Ok(extent.split(len).0)
     }
 }
 

@@ -14,7 +14,7 @@ mod status;
 mod tree;
 
 pub use bits::{BitOrder, run_of_bits};
-pub use blocks::{Blocks, FileOf, Layered, backing, entry, padded_len, uniform};
+pub use blocks::{Blocks, FileOf, Layered, backing, entry, padded_len, table_hole, uniform};
 pub use chain::{Chain, Mapped, Resolved, attach_files};
 pub use content::OwnContent;
 pub use extent::{Codec, Extent, Kind};

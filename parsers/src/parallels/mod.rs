@@ -81,16 +81,18 @@ impl Blocks for Parallels {
     }
 
     fn block_at(&self, io: &mut dyn ReadAt, at: u64) -> Result<Extent, Error> {
+        // Past the table nothing is allocated, and nothing is looked at.
+        let mapped = self.entries.saturating_mul(self.block_size);
+        if at >= mapped {
+            let len = self.facts.virtual_size.saturating_sub(mapped);
+            return Ok(Extent { start: mapped, len, kind: Kind::Hole });
+        }
         uniform(at, self.block_size, |index| self.block(io, index))
     }
 }
 
 impl Parallels {
     fn block(&self, io: &mut dyn ReadAt, index: u64) -> Result<Kind, Error> {
-        // Past the table nothing is allocated.
-        if index >= self.entries {
-            return Ok(Kind::Hole);
-        }
         let found = u64::from(u32::from_le_bytes(entry(io, self.disk, TABLE_OFFSET, index)?));
         if found == 0 {
             return Ok(Kind::Hole);

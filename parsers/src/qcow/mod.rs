@@ -10,7 +10,7 @@
 mod wire;
 
 use crate::align;
-use crate::image::{self, Blocks, Codec, Extent, Kind, Layered, entry, uniform};
+use crate::image::{self, Blocks, Codec, Extent, Kind, Layered, entry, table_hole, uniform};
 use crate::store::ReadAt;
 use instar_abi::control::SECTOR_LEN;
 use instar_abi::error::{BlockError, Error, Field, Structure};
@@ -89,18 +89,20 @@ impl Blocks for Qcow {
     }
 
     fn block_at(&self, io: &mut dyn ReadAt, at: u64) -> Result<Extent, Error> {
-        uniform(at, 1 << self.cluster_bits, |index| self.block(io, index))
+        let (size, entries) = (1 << self.cluster_bits, 1 << self.l2_bits);
+        let index = align::units(at, size);
+        match self.entry(io, self.l1_offset, align::units(index, entries))? {
+            0 => Ok(table_hole(at, size, entries)),
+            table => uniform(at, size, |index| self.block(io, table, index)),
+        }
     }
 }
 
 impl Qcow {
-    fn block(&self, io: &mut dyn ReadAt, index: u64) -> Result<Kind, Error> {
+    /// What block `index` is, by the table that is its own.
+    fn block(&self, io: &mut dyn ReadAt, table: u64, index: u64) -> Result<Kind, Error> {
         let l2_entries = 1u64 << self.l2_bits;
         let (l1_index, l2_index) = (align::units(index, l2_entries), align::within(index, l2_entries));
-        let table = self.entry(io, self.l1_offset, l1_index)?;
-        if table == 0 {
-            return Ok(Kind::Hole);
-        }
         let file_len = io.len(self.disk);
         let error = BlockError::Entry { structure: Structure::Table, index: l1_index, found: table };
         self.layered.check(table < file_len, error)?;

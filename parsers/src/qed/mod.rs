@@ -11,7 +11,7 @@ mod check;
 mod wire;
 
 use crate::align;
-use crate::image::{Blocks, Extent, Kind, Layered, backing, entry, padded_len, uniform};
+use crate::image::{Blocks, Extent, Kind, Layered, backing, entry, padded_len, table_hole, uniform};
 use crate::store::ReadAt;
 use instar_abi::control::SECTOR_LEN;
 use instar_abi::error::{BlockError, Error, Field, Structure};
@@ -122,18 +122,20 @@ impl Blocks for Qed {
     }
 
     fn block_at(&self, io: &mut dyn ReadAt, at: u64) -> Result<Extent, Error> {
-        uniform(at, self.cluster_size, |index| self.block(io, index))
+        let entries = align::units(self.table_len, ENTRY_LEN);
+        let index = align::units(at, self.cluster_size);
+        match self.entry(io, self.l1_offset, align::units(index, entries))? {
+            UNALLOCATED => Ok(table_hole(at, self.cluster_size, entries)),
+            table => uniform(at, self.cluster_size, |index| self.block(io, table, index)),
+        }
     }
 }
 
 impl Qed {
-    fn block(&self, io: &mut dyn ReadAt, index: u64) -> Result<Kind, Error> {
+    /// What block `index` is, by the table that is its own.
+    fn block(&self, io: &mut dyn ReadAt, table: u64, index: u64) -> Result<Kind, Error> {
         let entries = align::units(self.table_len, ENTRY_LEN);
         let (l1_index, l2_index) = (align::units(index, entries), align::within(index, entries));
-        let table = self.entry(io, self.l1_offset, l1_index)?;
-        if table == UNALLOCATED {
-            return Ok(Kind::Hole);
-        }
         let error = BlockError::Entry { structure: Structure::Table, index: l1_index, found: table };
         self.layered.check(self.is_table(io, table), error)?;
         let offset = self.entry(io, table, l2_index)?;

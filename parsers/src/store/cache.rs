@@ -11,8 +11,13 @@ use instar_io::{Action, BlockRequest, Blocks, SECTOR_LEN};
 
 /// Bytes of the window that a miss fetches: the entries of a 16 KiB table piece map 128 MiB of a disk.
 pub const WINDOW_LEN: u64 = 16 << 10;
-/// Windows kept, 512 KiB in all: the path from header to table of a chain of 16 layers.
-const WINDOWS_MAX: usize = 32;
+/// Windows kept for each disk: an upper table, a lower one, and what is fetched ahead of it. With fewer, a chain whose layers
+/// are asked in turns reads the same windows again for each cluster.
+const WINDOWS_PER_DISK: usize = 8;
+/// Fewest windows kept, 512 KiB in all.
+const WINDOWS_MIN: usize = 32;
+/// Most windows kept, 8 MiB in all: those of a chain of 64 layers.
+const WINDOWS_MAX: usize = 512;
 /// Reads of at least this many bytes go past the cache.
 const DIRECT_LEN: usize = 4 * WINDOW_LEN as usize;
 /// Most bytes of one request past the cache.
@@ -51,22 +56,25 @@ impl Cache {
     /// Copies what a window has of `offset..` to the front of `buf`; bytes copied, 0 on a miss.
     fn copy(&mut self, disk: DiskId, offset: u64, buf: &mut [u8]) -> usize {
         self.now = self.now.wrapping_add(1);
-        for window in &mut self.windows {
+        for (index, window) in self.windows.iter_mut().enumerate() {
             if let Some(bytes) = window.from(disk, offset) {
                 let len = bytes.len().min(buf.len());
                 if let (Some(to), Some(from)) = (buf.get_mut(..len), bytes.get(..len)) {
                     to.copy_from_slice(from);
                 }
                 window.used = self.now;
+                // What is asked for again is found at once, however many windows there are.
+                self.windows.swap(0, index);
                 return len;
             }
         }
         0
     }
 
-    fn insert(&mut self, disk: DiskId, start: u64, bytes: Vec<u8>) {
+    /// Keeps a window, in place of the one that was used longest ago where there are `max`.
+    fn insert(&mut self, max: usize, disk: DiskId, start: u64, bytes: Vec<u8>) {
         let window = Window { disk, start, bytes, used: self.now };
-        if self.windows.len() < WINDOWS_MAX {
+        if self.windows.len() < max {
             self.windows.push(window);
         } else if let Some(oldest) = self.windows.iter_mut().min_by_key(|window| window.used) {
             *oldest = window;
@@ -89,6 +97,10 @@ pub struct Store<'a, 'q, B: Blocks> {
 impl<B: Blocks> Store<'_, '_, B> {
     fn disk(&self, disk: DiskId) -> Option<&Disk> {
         self.disks.get(usize::try_from(disk.0).ok()?)
+    }
+
+    fn windows_max(&self) -> usize {
+        self.disks.len().saturating_mul(WINDOWS_PER_DISK).clamp(WINDOWS_MIN, WINDOWS_MAX)
     }
 
     /// Fetches sector-aligned ranges in one batch.
@@ -188,7 +200,7 @@ impl<B: Blocks> ReadAt for Store<'_, '_, B> {
                 let end = start.saturating_add(WINDOW_LEN).min(up_to_sector(disk_len));
                 let fetched = self.fetch(&[(disk, start..end)])?;
                 for bytes in fetched {
-                    self.cache.insert(disk, start, bytes);
+                    self.cache.insert(self.windows_max(), disk, start, bytes);
                 }
                 continue;
             }
@@ -216,7 +228,7 @@ impl<B: Blocks> ReadAt for Store<'_, '_, B> {
         }
         let fetched = self.fetch(&missing)?;
         for ((disk, range), bytes) in missing.iter().zip(fetched) {
-            self.cache.insert(*disk, range.start, bytes);
+            self.cache.insert(self.windows_max(), *disk, range.start, bytes);
         }
         Ok(())
     }

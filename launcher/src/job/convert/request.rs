@@ -34,7 +34,7 @@ pub(super) fn layers(meant: &Meant, inputs: Inputs, outputs: &Outputs) -> Result
     let lanes = if outputs.target.is_pipe() { 1 } else { meant.lanes };
     let reading = Reading { claim: inputs.claim, cache: meant.source_cache, raw_gate: meant.raw_gate };
     let op = Op::Convert(convert.clone());
-    let mut layers = Layers::new(op, limits::CONVERT_BUDGET, limits::CONVERT, lanes, reading)?;
+    let mut layers = Layers::new(op, limits::CONVERT, lanes, reading)?;
     layers.names_mut().target_format = Some(meant.format_name());
     layers.names_mut().asked.clone_from(&meant.asked);
     for (index, (name, opened)) in meant.sources.iter().zip(inputs.sources).enumerate() {

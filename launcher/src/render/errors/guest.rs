@@ -229,8 +229,18 @@ fn out_of_budget(names: &Names, resource: Resource) -> Message {
         Resource::Depth => "more layers",
         Resource::Reply => "a longer answer",
     };
-    let text = format!("it asks for {what} than any honest image needs");
-    could_not_open(&names.top, Message::new(text)).with_hint("the image is damaged, or made to exhaust its reader")
+    let hint = match resource {
+        // A check knows the tables that it has met.
+        Resource::Steps => {
+            "its tables lead to the same places again and again: damaged, or made to exhaust its reader; \
+             `instar check` tells what is wrong with them"
+        }
+        Resource::Heap | Resource::ReadBytes | Resource::Depth | Resource::Reply => {
+            "the image is damaged, or made to exhaust its reader"
+        }
+    };
+    let text = format!("it asks for {what} than any honest image of its size needs");
+    could_not_open(&names.top, Message::new(text)).with_hint(hint)
 }
 
 fn detect(error: &DetectError) -> Message {
