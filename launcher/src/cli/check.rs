@@ -4,14 +4,14 @@
 use super::Mode;
 use super::grammar::{Grammar, Opt, Parsed, Support, UsageError};
 use super::image_options::{
-    FORCE_SHARE, FORMAT, IMAGE_OPTS, OBJECT, OUTPUT, QUIET, SOURCE_CACHE, check_object, image_name, policy, reading,
-    source_cache, wants_json,
+    ALLOW_BACKING, FORCE_SHARE, FORMAT, IMAGE_OPTS, OBJECT, OUTPUT, QUIET, SOURCE_CACHE, check_object, image_name,
+    policy, reading, source_cache, wants_json,
 };
 use super::terminal::Terminal;
 use crate::disk::bytes::CacheMode;
 use crate::job::failure::Failure;
 use crate::job::name::Reading;
-use crate::job::{Machine, read};
+use crate::job::{Machine, below, read};
 use crate::render::check;
 use crate::render::errors::Message;
 use crate::render::escape::shown;
@@ -40,8 +40,17 @@ pub(super) const GRAMMAR: Grammar = Grammar {
             help: "repair what is found",
             support: Support::Full,
         },
+        Opt {
+            id: "chain",
+            short: None,
+            long: &["chain"],
+            value: None,
+            help: "check the layers below as well, and count their errors apart",
+            support: Support::Ours,
+        },
         FORCE_SHARE,
         OBJECT,
+        ALLOW_BACKING,
     ],
 };
 
@@ -61,6 +70,7 @@ struct Typed {
     reading: Reading,
     cache: CacheMode,
     is_json: bool,
+    is_quiet: bool,
 }
 
 pub(super) fn run(mode: Mode, args: &[OsString], machine: &mut dyn Machine, terminal: &mut Terminal) -> ExitCode {
@@ -73,7 +83,10 @@ pub(super) fn run(mode: Mode, args: &[OsString], machine: &mut dyn Machine, term
         Err(error) => return terminal.usage("check", &error),
     };
     match checked(mode, &typed, &parsed, machine, terminal) {
-        Ok(checked) => tell(&checked, &typed, parsed.flag("quiet"), terminal),
+        Ok(checked) => {
+            let below = parsed.flag("chain").then(|| below(mode, &typed, &parsed, machine, terminal));
+            tell(&checked, below.as_ref(), &typed, terminal)
+        }
         Err(Failure::Guest(failed)) if matches!(failed.error, Error::NoCheck { .. }) => {
             terminal.fail(&Failure::Guest(failed));
             ExitCode::from(exit::NO_CHECK)
@@ -101,7 +114,7 @@ fn typed(parsed: &Parsed) -> Result<Typed, UsageError> {
         }
         return Err(UsageError::NotYet { what: "option '-r'".to_owned() });
     }
-    Ok(Typed { name: name.to_owned(), reading, cache, is_json })
+    Ok(Typed { name: name.to_owned(), reading, cache, is_json, is_quiet: parsed.flag("quiet") })
 }
 
 /// Checks; findings are told as they come.
@@ -131,20 +144,60 @@ fn checked(
     checked.ok_or(Failure::Lie(Lie::OutOfPlace))
 }
 
-fn tell(checked: &Checked, typed: &Typed, is_quiet: bool, terminal: &mut Terminal) -> ExitCode {
+/// Checks what is below the image; findings are told as they come, each layer's behind a line with its name. A layer that
+/// can't be reached or checked is an error of the chain.
+fn below(
+    mode: Mode,
+    typed: &Typed,
+    parsed: &Parsed,
+    machine: &mut dyn Machine,
+    terminal: &mut Terminal,
+) -> check::Below {
+    let mut found = check::Below::default();
+    let result = image_name(&typed.name, typed.reading, parsed.last("format"), parsed.flag("force-share"));
+    let result = result.and_then(|name| {
+        let policy = policy(parsed)().map_err(Failure::Policy)?;
+        let asked = below::Asked { raw_gate: mode.raw_gate(), cache: typed.cache };
+        below::run(name, asked, &policy, machine, &mut |news| match news {
+            below::News::Layer { path } => {
+                found.layers += 1;
+                terminal.note(&format!("Layer {} below the image: '{}'\n", found.layers, shown(path)));
+                Ok(())
+            }
+            below::News::Frame(Frame::Findings(findings)) => {
+                let lines = findings.iter().map(|finding| check::line(finding, mode.program()));
+                terminal.note(&lines.collect::<String>());
+                Ok(())
+            }
+            below::News::Frame(Frame::Checked(checked)) => {
+                found.add(&checked);
+                Ok(())
+            }
+            below::News::Frame(_) => Err(Lie::OutOfPlace),
+        })
+    });
+    if let Err(failure) = result {
+        found.errors += 1;
+        terminal.fail(&failure);
+    }
+    found
+}
+
+fn tell(checked: &Checked, below: Option<&check::Below>, typed: &Typed, terminal: &mut Terminal) -> ExitCode {
     if checked.untold > 0 {
         terminal.say(&Message::new(format!("{} more findings are not listed", checked.untold)));
     }
-    let is_told = checked.failure.is_none() && !is_quiet;
+    let is_told = checked.failure.is_none() && !typed.is_quiet;
     let printed = match (is_told, typed.is_json) {
         (false, _) => ExitCode::SUCCESS,
-        (true, true) => terminal.print(&check::json(checked, typed.name.as_encoded_bytes())),
-        (true, false) => terminal.print(&check::human(checked)),
+        (true, true) => terminal.print(&check::json(checked, below, typed.name.as_encoded_bytes())),
+        (true, false) => terminal.print(&check::human(checked, below)),
     };
     if let Some(failure) = check::failure(checked) {
         return terminal.say(&Message::new(failure));
     }
-    match (checked.corruptions, checked.leaks) {
+    let (errors, leaks) = below.map_or((0, 0), |below| (below.errors, below.leaks));
+    match (checked.corruptions.saturating_add(errors), checked.leaks.saturating_add(leaks)) {
         (0, 0) => printed,
         (0, _) => ExitCode::from(exit::LEAKS),
         _ => ExitCode::from(exit::CORRUPT),

@@ -83,28 +83,50 @@ pub fn chain(
     machine: &mut dyn Machine,
 ) -> (Vec<Described>, Result<(), Failure>) {
     let mut described = Vec::new();
-    let result = walk(name, asked, policy, machine, &mut described);
+    let result = walk(name, asked, policy, machine, &mut |level, _| {
+        described.push(level.image);
+        Ok(())
+    });
     (described, result)
 }
 
-fn walk(
+/// A layer of a chain.
+pub(super) struct Level {
+    /// What it is.
+    pub image: Described,
+    /// What it is called, and what it is to be.
+    pub name: ImageName,
+    /// Its file.
+    pub opened: Opened,
+}
+
+/// Goes down a chain, top first, and has each layer visited before what is below it is looked for.
+///
+/// # Errors
+/// [`Failure`]; the visitor's.
+pub(super) fn walk(
     name: ImageName,
     asked: Asked,
     policy: &Policy,
     machine: &mut dyn Machine,
-    described: &mut Vec<Described>,
+    visit: &mut dyn FnMut(Level, &mut dyn Machine) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
     let (top, shared) = (name.typed.clone(), name.shared);
     let mut next = open_named_by_user(name)?;
     let mut gate = Gate::new(policy, &[next.opened.id]);
     for depth in 0.. {
         let naming = next.opened.path.clone();
+        let name = next.name.clone();
+        let opened = next.opened.again().map_err(|errno| {
+            let (typed, path) = (name.typed.clone(), name.path.clone());
+            Failure::Open { typed, path, error: OpenError::Host(errno) }
+        })?;
         let image = match next.run(asked, Then::GoOn, machine)? {
             Ran::Told(report) => next.described(report)?,
             Ran::Needs(needs) => next.describe_with(&needs, depth + 1, asked, &mut gate, machine)?,
         };
         let backing = image.report.image.backing.clone();
-        described.push(image);
+        visit(Level { image, name, opened }, machine)?;
         let Some(backing) = backing else { break };
         let full = full_backing_name(naming.as_os_str().as_encoded_bytes(), &backing.name).unwrap_or_default();
         let failed = |error| layer_failure(&top, depth, &backing.name, full.clone(), error);
@@ -289,11 +311,7 @@ impl Pending {
 impl Part {
     /// The same file once more.
     fn again(&self) -> Result<Option<Opened>, Refusal> {
-        let again = |opened: &Opened| {
-            let file = opened.file.try_clone().map_err(|error| Refusal::Host(error.raw_os_error().unwrap_or(0)))?;
-            Ok(Opened { file, path: opened.path.clone(), ..*opened })
-        };
-        self.opened.as_ref().map(again).transpose()
+        self.opened.as_ref().map(Opened::again).transpose().map_err(Refusal::Host)
     }
 }
 

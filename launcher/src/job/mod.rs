@@ -6,6 +6,7 @@
 //! looked at here.
 #![forbid(unsafe_code)]
 
+pub mod below;
 pub mod convert;
 pub mod extents;
 pub mod failure;

@@ -45,6 +45,17 @@ pub struct Opened {
     pub actual_size: u64,
 }
 
+impl Opened {
+    /// The same open file once more, with what is claimed of it.
+    ///
+    /// # Errors
+    /// The host's errno.
+    pub fn again(&self) -> Result<Self, i32> {
+        let file = self.file.try_clone().map_err(|error| error.raw_os_error().unwrap_or(0))?;
+        Ok(Self { file, path: self.path.clone(), ..*self })
+    }
+}
+
 /// Why a file could not be opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OpenError {

@@ -1,5 +1,6 @@
 //! The built binaries in real VMs, as a user has them; judged by programs that we did not write.
 
+mod check_chain;
 mod common;
 mod compat;
 mod convert;

@@ -115,9 +115,46 @@ fn qcow2(finding: &Qcow2Finding, program: &str) -> String {
     }
 }
 
-/// The lines of a result.
+/// What was found in the layers below an image.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Below {
+    /// Layers that were reached.
+    pub layers: u64,
+    /// Errors of all of them; one for a layer that could not be reached or checked.
+    pub errors: u64,
+    /// Leaked clusters of all of them.
+    pub leaks: u64,
+}
+
+impl Below {
+    /// Counts a layer's.
+    pub fn add(&mut self, checked: &Checked) {
+        let failed = u64::from(checked.failure.is_some() && checked.check_errors == 0);
+        let errors = checked.corruptions.saturating_add(checked.check_errors).saturating_add(failed);
+        self.errors = self.errors.saturating_add(errors);
+        self.leaks = self.leaks.saturating_add(checked.leaks);
+    }
+
+    fn lines(&self) -> String {
+        let layers = match self.layers {
+            1 => "the layer".to_owned(),
+            count => format!("the {count} layers"),
+        };
+        let mut text = match (self.layers, self.errors) {
+            (0, 0) => "There is no layer below the image.\n".to_owned(),
+            (_, 0) => format!("No errors were found in {layers} below the image.\n"),
+            (_, errors) => format!("{errors} errors were found below the image.\n"),
+        };
+        if self.leaks > 0 {
+            text += &format!("{} leaked clusters were found below the image.\n", self.leaks);
+        }
+        text
+    }
+}
+
+/// The lines of a result, and of what is below.
 #[must_use]
-pub fn human(checked: &Checked) -> String {
+pub fn human(checked: &Checked, below: Option<&Below>) -> String {
     let Checked { check_errors, corruptions, leaks, .. } = *checked;
     let mut text = String::new();
     if (check_errors, corruptions, leaks) == (0, 0, 0) {
@@ -150,12 +187,12 @@ pub fn human(checked: &Checked) -> String {
     if checked.image_end_offset > 0 {
         text += &format!("Image end offset: {}\n", checked.image_end_offset);
     }
-    text
+    text + &below.map(Below::lines).unwrap_or_default()
 }
 
-/// The result as JSON. Counts that are zero are left out, but for the errors of the check.
+/// The result as JSON, with what is below. Counts that are zero are left out, but for the errors of the check and of the chain.
 #[must_use]
-pub fn json(checked: &Checked, name: &[u8]) -> String {
+pub fn json(checked: &Checked, below: Option<&Below>, name: &[u8]) -> String {
     let mut dict = QDict::new();
     let counts = [
         ("image-end-offset", checked.image_end_offset),
@@ -171,6 +208,12 @@ pub fn json(checked: &Checked, name: &[u8]) -> String {
     dict.put("check-errors", checked.check_errors.into());
     for (key, count) in counts.into_iter().filter(|(_, count)| *count > 0) {
         dict.put(key, count.into());
+    }
+    if let Some(below) = below {
+        dict.put("chain-errors", below.errors.into());
+        if below.leaks > 0 {
+            dict.put("chain-leaks", below.leaks.into());
+        }
     }
     to_text(&Value::Object(dict), Layout::Pretty) + "\n"
 }
