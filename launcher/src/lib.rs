@@ -27,6 +27,8 @@
 //! ```
 
 pub mod cli;
+#[doc(hidden)]
+pub mod config;
 pub mod disk;
 #[doc(hidden)]
 pub mod doctor;

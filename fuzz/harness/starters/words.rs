@@ -19,7 +19,7 @@ pub fn all() -> Vec<(String, Vec<u8>)> {
     {
         inputs.push((format!("size-{index}"), input(0, none, 0, size.as_bytes())));
     }
-    let texts: [(&str, u8, &[u8]); 18] = [
+    let texts: [(&str, u8, &[u8]); 19] = [
         ("list", 1, b"driver=qcow2,file.filename=a,,b.img,lazy-refcounts=on"),
         ("list-first", 1, b"a.img,b,c==,,"),
         ("json", 2, br#"{"driver":"raw","file":{"driver":"file","filename":"x\u20ac"},"a":[1,-2,null,true]}"#),
@@ -32,6 +32,12 @@ pub fn all() -> Vec<(String, Vec<u8>)> {
         ("options", 4, b"driver=raw,offset=512,size=1024,file.driver=file,file.filename=a"),
         ("options-share", 4, b"driver=qcow2,force-share=on,file.filename=a"),
         ("policy", 5, b"[gate]\nbacking = \"none\"\nmax-depth = 3\nmax-disks = 10\n"),
+        (
+            "configuration",
+            5,
+            b"[output]\nformat = \"json\"\n[gate]\nraw = \"any\"\n[limits]\nheap = \"32M\"\ntime = 7\nguest-memory = 67108864\n\
+              [convert]\nsparse = \"64k\"\nworkers = 2\n",
+        ),
         ("policy-bad", 5, b"[gate]\nmax-depth = 65\n[gates]\n"),
         ("path", 6, b"a/../b/./c"),
         ("path-climbs", 6, b"../../etc/passwd"),

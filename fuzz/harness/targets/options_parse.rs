@@ -1,8 +1,9 @@
 use crate::layout::Script;
 use instar::cli::Mode;
 use instar::cli::grammar::{Grammar, Opt, Support};
+use instar::config::Config;
 use instar::gate::lexical;
-use instar::gate::policy::{Policy, PolicyError, Sources};
+use instar::gate::policy::PolicyError;
 use instar::job::limits::{DEPTH_LIMIT, FILES_MAX};
 use instar::job::name::{ImageName, Reading};
 use instar::job::options::Options;
@@ -156,29 +157,51 @@ fn is_plain(path: &[u8]) -> bool {
     str::from_utf8(path).is_ok() && !path.contains(&0)
 }
 
-/// A policy file changes nothing but what it may, or is refused. Allowed directories, the one thing that asks
+/// A configuration file changes nothing but what it may, or is refused. Allowed directories, the one thing that asks
 /// the host, are left out.
 fn check_policy(text: &[u8]) {
     let Ok(text) = str::from_utf8(text) else { return };
     if text.contains("allow") || text.contains('\\') {
         return;
     }
-    let mut policy = Policy::load(&Sources::default()).expect("the defaults");
-    match policy.take_file(Path::new("config.toml"), text) {
+    let mut config = Config::default();
+    match config.take_file(Path::new("config.toml"), text) {
         Ok(()) => {
+            let policy = config.policy(&[]).expect("nothing is asked of the host");
+            let values = config.values();
             assert!((1..=DEPTH_LIMIT).contains(&policy.depth_max()) && (1..=FILES_MAX).contains(&policy.files_max()));
             assert!(policy.allowed().is_empty());
-            let gate: toml::Table = text.parse().expect("what was understood is TOML");
-            assert!(gate.keys().all(|key| key == "gate"), "unknown section accepted");
-            for (key, value) in gate.values().filter_map(toml::Value::as_table).flatten() {
-                let expected = match key.as_str() {
-                    "backing" => format!("{:?}", policy.ground()).to_lowercase() == value.as_str().unwrap_or_default(),
-                    "max-depth" => value.as_integer() == Some(policy.depth_max().into()),
-                    "max-disks" => value.as_integer().and_then(|n| usize::try_from(n).ok()) == Some(policy.files_max()),
-                    _ => false,
-                };
-                assert!(expected, "{key} = {value:?} makes {policy:?}");
+            let limits = &values.limits;
+            assert!(limits.heap.is_none_or(|len| (1 << 20..=1 << 30).contains(&len)));
+            assert!(limits.guest_memory.is_none_or(|len| (64 << 20..=1 << 30).contains(&len) && len % (2 << 20) == 0));
+            assert!(values.sparse_len % 512 == 0 && values.workers != Some(0));
+            let sections: toml::Table = text.parse().expect("what was understood is TOML");
+            for (section, keys) in &sections {
+                for (key, value) in keys.as_table().expect("sections only") {
+                    let is = |number: u64| value.as_integer() == i64::try_from(number).ok();
+                    let len = |set: Option<u64>| set.is_some_and(|len| is(len) || value.is_str());
+                    let expected = match (section.as_str(), key.as_str()) {
+                        ("output", "format") => value.as_str() == Some(if values.json { "json" } else { "human" }),
+                        ("output", "details") => value.as_bool() == Some(values.details),
+                        ("gate", "backing") => value.as_str() == Some(policy.ground().name()),
+                        ("gate", "max-depth") => is(policy.depth_max().into()),
+                        ("gate", "max-disks") => is(policy.files_max() as u64),
+                        ("gate", "raw") => (value.as_str() == Some("any")) == values.raw_as_qemu_img,
+                        ("limits", "heap") => len(limits.heap),
+                        ("limits", "read") => len(limits.read),
+                        ("limits", "time") => limits.time.is_some_and(|time| is(time.as_secs())),
+                        ("limits", "guest-memory") => len(limits.guest_memory),
+                        ("convert", "sparse") => len(Some(values.sparse_len.into())),
+                        ("convert", "workers") => values.workers.is_some_and(|workers| is(workers.into())),
+                        _ => false,
+                    };
+                    assert!(expected, "{section}.{key} = {value:?} makes {config:?}");
+                }
             }
+            // What is shown sets the same again.
+            let mut again = Config::default();
+            again.take_file(Path::new("config.toml"), &config.show()).expect("what is shown is a configuration");
+            assert_eq!(again.values(), config.values());
         }
         Err(PolicyError::Unreadable { .. } | PolicyError::Directory { .. }) => panic!("the host was asked"),
         Err(PolicyError::Syntax { .. } | PolicyError::Key { .. } | PolicyError::Value { .. }) => {}

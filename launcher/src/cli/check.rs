@@ -1,13 +1,13 @@
 //! `check`: tell what is wrong with the metadata of an image.
 #![forbid(unsafe_code)]
 
-use super::Mode;
 use super::grammar::{Grammar, Opt, Parsed, Support, UsageError};
 use super::image_options::{
     ALLOW_BACKING, FORCE_SHARE, FORMAT, IMAGE_OPTS, OBJECT, OUTPUT, QUIET, SOURCE_CACHE, check_object, image_name,
     policy, reading, source_cache, wants_json,
 };
 use super::terminal::Terminal;
+use super::{Mode, Setup};
 use crate::disk::bytes::CacheMode;
 use crate::job::failure::Failure;
 use crate::job::name::Reading;
@@ -73,18 +73,18 @@ struct Typed {
     is_quiet: bool,
 }
 
-pub(super) fn run(mode: Mode, args: &[OsString], machine: &mut dyn Machine, terminal: &mut Terminal) -> ExitCode {
-    let parsed = match super::parsed(mode, "check", &GRAMMAR, args, terminal) {
+pub(super) fn run(setup: Setup<'_>, args: &[OsString], machine: &mut dyn Machine, terminal: &mut Terminal) -> ExitCode {
+    let parsed = match super::parsed(setup.mode, "check", &GRAMMAR, args, terminal) {
         Ok(parsed) => parsed,
         Err(code) => return code,
     };
-    let typed = match typed(&parsed) {
+    let typed = match typed(&parsed, setup) {
         Ok(typed) => typed,
         Err(error) => return terminal.usage("check", &error),
     };
-    match checked(mode, &typed, &parsed, machine, terminal) {
+    match checked(setup, &typed, &parsed, machine, terminal) {
         Ok(checked) => {
-            let below = parsed.flag("chain").then(|| below(mode, &typed, &parsed, machine, terminal));
+            let below = parsed.flag("chain").then(|| below(setup, &typed, &parsed, machine, terminal));
             tell(&checked, below.as_ref(), &typed, terminal)
         }
         Err(Failure::Guest(failed)) if matches!(failed.error, Error::NoCheck { .. }) => {
@@ -95,8 +95,8 @@ pub(super) fn run(mode: Mode, args: &[OsString], machine: &mut dyn Machine, term
     }
 }
 
-fn typed(parsed: &Parsed) -> Result<Typed, UsageError> {
-    let is_json = wants_json(parsed)?;
+fn typed(parsed: &Parsed, setup: Setup<'_>) -> Result<Typed, UsageError> {
+    let is_json = wants_json(parsed, setup)?;
     let repair = parsed.last("repair").map(OsStr::as_encoded_bytes);
     if let Some(other) = repair.filter(|repair| !matches!(*repair, b"leaks" | b"all")) {
         let other = shown(other);
@@ -119,19 +119,19 @@ fn typed(parsed: &Parsed) -> Result<Typed, UsageError> {
 
 /// Checks; findings are told as they come.
 fn checked(
-    mode: Mode,
+    setup: Setup<'_>,
     typed: &Typed,
     parsed: &Parsed,
     machine: &mut dyn Machine,
     terminal: &mut Terminal,
 ) -> Result<Checked, Failure> {
     let name = image_name(&typed.name, typed.reading, parsed.last("format"), parsed.flag("force-share"))?;
-    let op = Op::Check(Check { image: LayerId(0), as_qemu_img: mode == Mode::QemuImg });
-    let meant = read::Meant { op, images: vec![name], cache: typed.cache, raw_gate: mode.raw_gate(), lanes: 1 };
+    let op = Op::Check(Check { image: LayerId(0), as_qemu_img: setup.mode == Mode::QemuImg });
+    let meant = read::Meant { op, images: vec![name], cache: typed.cache, raw_gate: setup.raw_gate(), lanes: 1 };
     let mut checked = None;
-    read::run(&meant, policy(parsed), machine, &mut |told| match told.frame {
+    read::run(&meant, policy(parsed, setup), machine, &mut |told| match told.frame {
         Frame::Findings(findings) if checked.is_none() => {
-            let lines = findings.iter().map(|finding| check::line(finding, mode.program()));
+            let lines = findings.iter().map(|finding| check::line(finding, setup.mode.program()));
             terminal.note(&lines.collect::<String>());
             Ok(())
         }
@@ -147,7 +147,7 @@ fn checked(
 /// Checks what is below the image; findings are told as they come, each layer's behind a line with its name. A layer that
 /// can't be reached or checked is an error of the chain.
 fn below(
-    mode: Mode,
+    setup: Setup<'_>,
     typed: &Typed,
     parsed: &Parsed,
     machine: &mut dyn Machine,
@@ -156,8 +156,8 @@ fn below(
     let mut found = check::Below::default();
     let result = image_name(&typed.name, typed.reading, parsed.last("format"), parsed.flag("force-share"));
     let result = result.and_then(|name| {
-        let policy = policy(parsed)().map_err(Failure::Policy)?;
-        let asked = below::Asked { raw_gate: mode.raw_gate(), cache: typed.cache };
+        let policy = policy(parsed, setup)().map_err(Failure::Policy)?;
+        let asked = below::Asked { raw_gate: setup.raw_gate(), cache: typed.cache };
         below::run(name, asked, &policy, machine, &mut |news| match news {
             below::News::Layer { path } => {
                 found.layers += 1;
@@ -165,7 +165,7 @@ fn below(
                 Ok(())
             }
             below::News::Frame(Frame::Findings(findings)) => {
-                let lines = findings.iter().map(|finding| check::line(finding, mode.program()));
+                let lines = findings.iter().map(|finding| check::line(finding, setup.mode.program()));
                 terminal.note(&lines.collect::<String>());
                 Ok(())
             }

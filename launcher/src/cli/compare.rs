@@ -1,7 +1,7 @@
 //! `compare`: tell whether two images have the same content.
 #![forbid(unsafe_code)]
 
-use super::Mode;
+use super::Setup;
 use super::grammar::{Grammar, Opt, Parsed, Support, UsageError};
 use super::image_options::{
     ALLOW_BACKING, FORCE_SHARE, IMAGE_OPTS, OBJECT, QUIET, SOURCE_CACHE, check_object, image_name, lanes, policy,
@@ -79,7 +79,8 @@ mod exit {
     pub const CONTENT: u8 = 4;
 }
 
-pub(super) fn run(mode: Mode, args: &[OsString], machine: &mut dyn Machine, terminal: &mut Terminal) -> ExitCode {
+pub(super) fn run(setup: Setup<'_>, args: &[OsString], machine: &mut dyn Machine, terminal: &mut Terminal) -> ExitCode {
+    let mode = setup.mode;
     let parsed = match super::parsed(mode, "compare", &GRAMMAR, args, terminal) {
         Ok(parsed) => parsed,
         Err(code) => return code,
@@ -97,9 +98,9 @@ pub(super) fn run(mode: Mode, args: &[OsString], machine: &mut dyn Machine, term
     let result = telling.around(|on_news| {
         let images = images(&parsed, &names, reading)?;
         let op = Op::Compare(Compare { left: LayerId(0), right: LayerId(1), is_strict: parsed.flag("strict") });
-        let meant = read::Meant { op, images, cache, raw_gate: mode.raw_gate(), lanes: lanes() };
+        let meant = read::Meant { op, images, cache, raw_gate: setup.raw_gate(), lanes: lanes() };
         let mut compared = None;
-        read::run(&meant, policy(&parsed), machine, &mut |told| match told.frame {
+        read::run(&meant, policy(&parsed, setup), machine, &mut |told| match told.frame {
             Frame::Compared(found) if compared.is_none() => {
                 compared = Some(found);
                 Ok(())

@@ -1,7 +1,7 @@
 //! `convert`: copy an image into a new one.
 #![forbid(unsafe_code)]
 
-use super::Mode;
+use super::Setup;
 use super::convert_grammar::GRAMMAR;
 use super::convert_typed::{Typed, target_format};
 use super::create_options;
@@ -9,7 +9,6 @@ use super::image_options::image_name;
 use super::progress::{Shows, Told};
 use super::terminal::Terminal;
 use crate::disk::existing::Content;
-use crate::gate::policy::{Policy, Sources};
 use crate::job::Machine;
 use crate::job::convert::{self, News};
 use crate::job::failure::Failure;
@@ -20,7 +19,8 @@ use instar_abi::format::Format;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-pub(super) fn run(mode: Mode, args: &[OsString], machine: &mut dyn Machine, terminal: &mut Terminal) -> ExitCode {
+pub(super) fn run(setup: Setup<'_>, args: &[OsString], machine: &mut dyn Machine, terminal: &mut Terminal) -> ExitCode {
+    let mode = setup.mode;
     let parsed = match super::parsed(mode, "convert", &GRAMMAR, args, terminal) {
         Ok(parsed) => parsed,
         Err(code) => return code,
@@ -31,7 +31,7 @@ pub(super) fn run(mode: Mode, args: &[OsString], machine: &mut dyn Machine, term
             Err(error) => terminal.usage("convert", &error),
         };
     }
-    let typed = match Typed::new(&parsed) {
+    let typed = match Typed::new(&parsed, setup.ours()) {
         Ok(typed) => typed,
         Err(error) => return terminal.usage("convert", &error),
     };
@@ -42,7 +42,7 @@ pub(super) fn run(mode: Mode, args: &[OsString], machine: &mut dyn Machine, term
     };
     let told = Told::new(mode, terminal, shows);
     let mut told = if typed.warns { told.warning() } else { told };
-    let result = told.around(|on_news| copy(mode, &typed, machine, on_news));
+    let result = told.around(|on_news| copy(setup, &typed, machine, on_news));
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => terminal.fail(&failure),
@@ -50,7 +50,12 @@ pub(super) fn run(mode: Mode, args: &[OsString], machine: &mut dyn Machine, term
 }
 
 /// From words to meaning, and on to the job.
-fn copy(mode: Mode, typed: &Typed, machine: &mut dyn Machine, on_news: &mut dyn FnMut(News)) -> Result<(), Failure> {
+fn copy(
+    setup: Setup<'_>,
+    typed: &Typed,
+    machine: &mut dyn Machine,
+    on_news: &mut dyn FnMut(News),
+) -> Result<(), Failure> {
     let source = |name: &OsString| image_name(name, typed.reading, typed.format.as_deref(), typed.shared);
     let sources = typed.sources.iter().map(source).collect::<Result<_, _>>()?;
     let (target_path, existing) = target_path(typed)?;
@@ -73,12 +78,11 @@ fn copy(mode: Mode, typed: &Typed, machine: &mut dyn Machine, on_news: &mut dyn 
         rate: typed.rate,
         cache: typed.cache,
         source_cache: typed.source_cache,
-        raw_gate: mode.raw_gate(),
+        raw_gate: setup.raw_gate(),
         lanes: typed.lanes,
         asked: typed.asked.clone(),
     };
-    let policy = || Policy::load(&Sources::of_process(typed.allow.clone()));
-    convert::run(&meant, policy, machine, on_news)
+    convert::run(&meant, || setup.config.policy(&typed.allow), machine, on_news)
 }
 
 /// The target's words are read like any others, but they may only say a path.

@@ -4,6 +4,7 @@
 use super::create_options::Given;
 use super::grammar::{Parsed, UsageError};
 use super::image_options::{MOST_LANES, check_object, lanes, source_cache};
+use crate::config::Values;
 use crate::disk::bytes::CacheMode;
 use crate::disk::existing::Content;
 use crate::job::convert::{Backing, DataFile};
@@ -48,10 +49,14 @@ pub(super) struct Typed {
 }
 
 impl Typed {
-    pub fn new(parsed: &Parsed) -> Result<Self, UsageError> {
+    /// `set`: what the configuration says of what was not typed.
+    pub fn new(parsed: &Parsed, set: Option<&Values>) -> Result<Self, UsageError> {
         let alone = |words: &str| Err(UsageError::alone(words));
-        let sparse_len = parsed.last("sparse-size").map_or(Ok(SPARSE_LEN), sparse_len)?;
-        let lanes = parsed.last("parallel").map_or_else(|| Ok(lanes()), parallel)?;
+        let sparse_len =
+            parsed.last("sparse-size").map_or(Ok(set.map_or(SPARSE_LEN, |set| set.sparse_len)), sparse_len)?;
+        let lanes = parsed
+            .last("parallel")
+            .map_or_else(|| Ok(set.and_then(|set| set.workers).unwrap_or_else(lanes)), parallel)?;
         let rate = parsed.last("rate").map_or(Ok(None), rate)?;
         let snapshot = parsed.last("snapshot").map(snapshot).transpose()?;
         parsed.all("object").try_for_each(check_object)?;

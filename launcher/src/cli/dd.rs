@@ -1,7 +1,7 @@
 //! `dd`: copy a part of an image into a new one.
 #![forbid(unsafe_code)]
 
-use super::Mode;
+use super::Setup;
 use super::convert_typed::new_format;
 use super::grammar::{Grammar, Opt, Parsed, Support, UsageError};
 use super::image_options::{
@@ -54,7 +54,8 @@ struct Operands {
     skip: u64,
 }
 
-pub(super) fn run(mode: Mode, args: &[OsString], machine: &mut dyn Machine, terminal: &mut Terminal) -> ExitCode {
+pub(super) fn run(setup: Setup<'_>, args: &[OsString], machine: &mut dyn Machine, terminal: &mut Terminal) -> ExitCode {
+    let mode = setup.mode;
     let parsed = match super::parsed(mode, "dd", &GRAMMAR, args, terminal) {
         Ok(parsed) => parsed,
         Err(code) => return code,
@@ -91,12 +92,12 @@ pub(super) fn run(mode: Mode, args: &[OsString], machine: &mut dyn Machine, term
         rate: None,
         cache: CacheMode::Writeback,
         source_cache: CacheMode::Writeback,
-        raw_gate: mode.raw_gate(),
+        raw_gate: setup.raw_gate(),
         lanes: lanes(),
         asked: vec!["dd"],
     };
     let mut told = Told::new(mode, terminal, Shows::Asked).of(operands.source.as_bytes());
-    let result = told.around(|on_news| convert::run(&meant, policy(&parsed), machine, on_news));
+    let result = told.around(|on_news| convert::run(&meant, policy(&parsed, setup), machine, on_news));
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => terminal.fail(&failure),

@@ -51,6 +51,7 @@ pub fn program(mode: Mode) -> String {
         text += &format!("  {command:<10} {about}\n");
     }
     if mode == Mode::Instar {
+        text += "  config     show the configuration, or check a file of it\n";
         text += "  doctor     tell what this machine lacks, and what mends it\n";
         text += "  image      list, locate and explain the operations' guest images\n";
     }

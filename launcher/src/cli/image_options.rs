@@ -1,9 +1,10 @@
 //! What several subcommands have in common: options about images, and what their values mean.
 #![forbid(unsafe_code)]
 
+use super::Setup;
 use super::grammar::{Opt, Parsed, Support, UsageError};
 use crate::disk::bytes::CacheMode;
-use crate::gate::policy::{Policy, PolicyError, Sources};
+use crate::gate::policy::{Policy, PolicyError};
 use crate::job::failure::Failure;
 use crate::job::name::{ImageName, Reading, format_of};
 use crate::job::size;
@@ -100,9 +101,10 @@ pub(super) fn source_cache(parsed: &Parsed) -> Result<CacheMode, UsageError> {
 }
 
 /// `--output`.
-pub(super) fn wants_json(parsed: &Parsed) -> Result<bool, UsageError> {
+pub(super) fn wants_json(parsed: &Parsed, setup: Setup<'_>) -> Result<bool, UsageError> {
     match parsed.last("output").map(OsStr::as_encoded_bytes) {
-        None | Some(b"human") => Ok(false),
+        None => Ok(setup.ours().is_some_and(|values| values.json)),
+        Some(b"human") => Ok(false),
         Some(b"json") => Ok(true),
         Some(other) => {
             let other = shown(other);
@@ -169,9 +171,9 @@ pub(super) fn image_name(
 }
 
 /// The policy for files that images name, by the user's configuration and `--allow-backing`.
-pub(super) fn policy(parsed: &Parsed) -> impl FnOnce() -> Result<Policy, PolicyError> {
-    let allow = parsed.all("allow-backing").map(PathBuf::from).collect();
-    move || Policy::load(&Sources::of_process(allow))
+pub(super) fn policy<'a>(parsed: &Parsed, setup: Setup<'a>) -> impl FnOnce() -> Result<Policy, PolicyError> + use<'a> {
+    let allow: Vec<PathBuf> = parsed.all("allow-backing").map(PathBuf::from).collect();
+    move || setup.config.policy(&allow)
 }
 
 /// One lane a core, as many as a guest can have.

@@ -1,13 +1,12 @@
 //! `info`: describe an image, or a chain of them.
 #![forbid(unsafe_code)]
 
-use super::Mode;
 use super::grammar::{Grammar, Opt, Parsed, Support, UsageError};
 use super::image_options::{
     ALLOW_BACKING, FORCE_SHARE, FORMAT, IMAGE_OPTS, OBJECT, OUTPUT, check_object, image_name, reading, wants_json,
 };
 use super::terminal::Terminal;
-use crate::gate::policy::{Policy, Sources};
+use super::{Mode, Setup};
 use crate::job::Machine;
 use crate::job::failure::Failure;
 use crate::job::info;
@@ -59,24 +58,24 @@ struct Typed {
     allow: Vec<PathBuf>,
 }
 
-pub(super) fn run(mode: Mode, args: &[OsString], machine: &mut dyn Machine, terminal: &mut Terminal) -> ExitCode {
-    let parsed = match super::parsed(mode, "info", &GRAMMAR, args, terminal) {
+pub(super) fn run(setup: Setup<'_>, args: &[OsString], machine: &mut dyn Machine, terminal: &mut Terminal) -> ExitCode {
+    let parsed = match super::parsed(setup.mode, "info", &GRAMMAR, args, terminal) {
         Ok(parsed) => parsed,
         Err(code) => return code,
     };
-    let typed = match Typed::new(&parsed) {
+    let typed = match Typed::new(&parsed, setup) {
         Ok(typed) => typed,
         Err(error) => return terminal.usage("info", &error),
     };
-    match describe(mode, &typed, machine, terminal) {
+    match describe(setup, &typed, machine, terminal) {
         Ok(code) => code,
         Err(failure) => terminal.fail(&failure),
     }
 }
 
 impl Typed {
-    fn new(parsed: &Parsed) -> Result<Self, UsageError> {
-        let json = wants_json(parsed)?;
+    fn new(parsed: &Parsed, setup: Setup<'_>) -> Result<Self, UsageError> {
+        let json = wants_json(parsed, setup)?;
         parsed.all("object").try_for_each(check_object)?;
         let [name] = parsed.names()[..] else { return Err(UsageError::with_try("Expecting one image file name")) };
         let format = parsed.last("format").map(OsStr::to_owned);
@@ -87,7 +86,7 @@ impl Typed {
             format,
             json,
             chain: parsed.flag("backing-chain"),
-            details: parsed.flag("details"),
+            details: parsed.flag("details") || setup.ours().is_some_and(|values| values.details),
             shared: parsed.flag("force-share"),
             allow: parsed.all("allow-backing").map(PathBuf::from).collect(),
         })
@@ -95,25 +94,24 @@ impl Typed {
 }
 
 fn describe(
-    mode: Mode,
+    setup: Setup<'_>,
     typed: &Typed,
     machine: &mut dyn Machine,
     terminal: &mut Terminal,
 ) -> Result<ExitCode, Failure> {
     let name = image_name(&typed.name, typed.reading, typed.format.as_deref(), typed.shared)?;
-    let asked = info::Asked { raw_gate: mode.raw_gate(), details: typed.details };
+    let asked = info::Asked { raw_gate: setup.raw_gate(), details: typed.details };
     // Read now: once the run has locked this process down, no file can be.
     let zone = Zone::of_user();
     if !typed.chain {
-        let policy = || Policy::load(&Sources::of_process(typed.allow.clone()));
-        let image = info::one(name, asked, policy, machine)?;
+        let image = info::one(name, asked, || setup.config.policy(&typed.allow), machine)?;
         let text = if typed.json { to_json(&image) } else { to_lines(&[image], &zone) };
         return Ok(terminal.print(&text));
     }
-    let policy = Policy::load(&Sources::of_process(typed.allow.clone())).map_err(Failure::Policy)?;
+    let policy = setup.config.policy(&typed.allow).map_err(Failure::Policy)?;
     let (images, result) = info::chain(name, asked, &policy, machine);
     // qemu-img prints a chain whole or not at all; we print what could be described.
-    if result.is_ok() || (mode == Mode::Instar && !images.is_empty()) {
+    if result.is_ok() || (setup.mode == Mode::Instar && !images.is_empty()) {
         let text = if typed.json { chain_to_json(&images) } else { to_lines(&images, &zone) };
         let printed = terminal.print(&text);
         result?;

@@ -1,13 +1,13 @@
 //! `map`: tell where the content of an image is.
 #![forbid(unsafe_code)]
 
-use super::Mode;
 use super::grammar::{Grammar, Opt, Parsed, Support, UsageError};
 use super::image_options::{
     ALLOW_BACKING, FORCE_SHARE, FORMAT, IMAGE_OPTS, OBJECT, OUTPUT, check_object, image_name, number, policy, reading,
     wants_json,
 };
 use super::terminal::Terminal;
+use super::{Mode, Setup};
 use crate::disk::bytes::CacheMode;
 use crate::job::Machine;
 use crate::job::failure::Failure;
@@ -49,12 +49,12 @@ pub(super) const GRAMMAR: Grammar = Grammar {
     ],
 };
 
-pub(super) fn run(mode: Mode, args: &[OsString], machine: &mut dyn Machine, terminal: &mut Terminal) -> ExitCode {
-    let parsed = match super::parsed(mode, "map", &GRAMMAR, args, terminal) {
+pub(super) fn run(setup: Setup<'_>, args: &[OsString], machine: &mut dyn Machine, terminal: &mut Terminal) -> ExitCode {
+    let parsed = match super::parsed(setup.mode, "map", &GRAMMAR, args, terminal) {
         Ok(parsed) => parsed,
         Err(code) => return code,
     };
-    let (op, name, reading, is_json) = match typed(mode, &parsed) {
+    let (op, name, reading, is_json) = match typed(setup, &parsed) {
         Ok(typed) => typed,
         Err(error) => return terminal.usage("map", &error),
     };
@@ -63,21 +63,21 @@ pub(super) fn run(mode: Mode, args: &[OsString], machine: &mut dyn Machine, term
         Err(failure) => return terminal.fail(&failure),
     };
     let meant =
-        read::Meant { op, images: vec![name], cache: CacheMode::Writeback, raw_gate: mode.raw_gate(), lanes: 1 };
+        read::Meant { op, images: vec![name], cache: CacheMode::Writeback, raw_gate: setup.raw_gate(), lanes: 1 };
     let mut printer = Printer { terminal, is_json, has_begun: false, stop: None };
-    let result = read::run(&meant, policy(&parsed), machine, &mut |told| printer.take(&told));
+    let result = read::run(&meant, policy(&parsed, setup), machine, &mut |told| printer.take(&told));
     printer.finish(result)
 }
 
 /// What was asked for, of which image, and whether as JSON.
-fn typed(mode: Mode, parsed: &Parsed) -> Result<(Op, OsString, Reading, bool), UsageError> {
-    let is_json = wants_json(parsed)?;
+fn typed(setup: Setup<'_>, parsed: &Parsed) -> Result<(Op, OsString, Reading, bool), UsageError> {
+    let is_json = wants_json(parsed, setup)?;
     let start = parsed.last("start-offset").map(|typed| number(typed, "start offset")).transpose()?.unwrap_or(0);
     let len = parsed.last("max-length").map(|typed| number(typed, "max length")).transpose()?;
     parsed.all("object").try_for_each(check_object)?;
     let [name] = parsed.names()[..] else { return Err(UsageError::with_try("Expecting one image file name")) };
     let reading = reading(parsed, &["format"])?;
-    let as_qemu_img = mode == Mode::QemuImg;
+    let as_qemu_img = setup.mode == Mode::QemuImg;
     Ok((Op::Map(Map { image: LayerId(0), start, len, as_qemu_img }), name.to_owned(), reading, is_json))
 }
 

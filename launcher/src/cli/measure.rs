@@ -1,7 +1,7 @@
 //! `measure`: tell how large a new image would be.
 #![forbid(unsafe_code)]
 
-use super::Mode;
+use super::Setup;
 use super::convert_typed::snapshot;
 use super::create_options::Given;
 use super::grammar::{Grammar, Opt, Parsed, Support, UsageError};
@@ -87,12 +87,12 @@ enum Content {
     Image { name: OsString, reading: Reading, snapshot: Option<SnapshotName> },
 }
 
-pub(super) fn run(mode: Mode, args: &[OsString], machine: &mut dyn Machine, terminal: &mut Terminal) -> ExitCode {
-    let parsed = match super::parsed(mode, "measure", &GRAMMAR, args, terminal) {
+pub(super) fn run(setup: Setup<'_>, args: &[OsString], machine: &mut dyn Machine, terminal: &mut Terminal) -> ExitCode {
+    let parsed = match super::parsed(setup.mode, "measure", &GRAMMAR, args, terminal) {
         Ok(parsed) => parsed,
         Err(code) => return code,
     };
-    let typed = match Typed::new(&parsed) {
+    let typed = match Typed::new(&parsed, setup) {
         Ok(typed) => typed,
         Err(error) => return terminal.usage("measure", &error),
     };
@@ -112,10 +112,10 @@ pub(super) fn run(mode: Mode, args: &[OsString], machine: &mut dyn Machine, term
         luks_key_len: typed.luks_key_len,
         is_preallocated: typed.is_preallocated,
     };
-    let (op, cache, raw_gate) = (Op::Measure(measure), CacheMode::Writeback, mode.raw_gate());
+    let (op, cache, raw_gate) = (Op::Measure(measure), CacheMode::Writeback, setup.raw_gate());
     let meant = read::Meant { op, images, cache, raw_gate, lanes: 1 };
     let mut measured = None;
-    let result = read::run(&meant, policy(&parsed), machine, &mut |told| match told.frame {
+    let result = read::run(&meant, policy(&parsed, setup), machine, &mut |told| match told.frame {
         Frame::Measured(found) if measured.is_none() => {
             measured = Some(found);
             Ok(())
@@ -130,9 +130,9 @@ pub(super) fn run(mode: Mode, args: &[OsString], machine: &mut dyn Machine, term
 }
 
 impl Typed {
-    fn new(parsed: &Parsed) -> Result<Self, UsageError> {
+    fn new(parsed: &Parsed, setup: Setup<'_>) -> Result<Self, UsageError> {
         let alone = |words: &str| Err(UsageError::alone(words));
-        let is_json = wants_json(parsed)?;
+        let is_json = wants_json(parsed, setup)?;
         let size = parsed.last("size").map(|typed| number(typed, "image size")).transpose()?;
         parsed.all("object").try_for_each(check_object)?;
         let snapshot = parsed.last("snapshot").map(snapshot).transpose()?;

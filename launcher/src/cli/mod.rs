@@ -11,6 +11,7 @@
 mod by_hand;
 mod check;
 mod compare;
+mod config;
 mod convert;
 mod convert_grammar;
 mod convert_typed;
@@ -28,7 +29,9 @@ mod measure;
 mod progress;
 pub mod terminal;
 
+use crate::config::{Config, Limited, Sources, Values};
 use crate::job::Machine;
+use crate::job::failure::Failure;
 use grammar::UsageError;
 use instar_abi::request::RawGate;
 use std::ffi::{OsStr, OsString};
@@ -63,6 +66,28 @@ impl Mode {
         match self {
             Self::Instar => RawGate::Partitioned,
             Self::QemuImg => RawGate::Open,
+        }
+    }
+}
+
+/// How a subcommand runs: as which program's, and by which configuration.
+#[derive(Clone, Copy)]
+struct Setup<'a> {
+    mode: Mode,
+    config: &'a Config,
+}
+
+impl<'a> Setup<'a> {
+    /// What the configuration says of what qemu-img does not have; `None`: we are qemu-img.
+    fn ours(self) -> Option<&'a Values> {
+        Some(self.config.values()).filter(|_| self.mode == Mode::Instar)
+    }
+
+    /// When unknown content is taken as raw.
+    fn raw_gate(self) -> RawGate {
+        match self.ours() {
+            Some(Values { raw_as_qemu_img: true, .. }) => RawGate::Open,
+            _ => self.mode.raw_gate(),
         }
     }
 }
@@ -115,22 +140,38 @@ fn run(
     machine: &mut dyn Machine,
     terminal: &mut Terminal,
 ) -> ExitCode {
-    match subcommand.as_encoded_bytes() {
-        b"info" => info::run(mode, args, machine, terminal),
-        b"check" => check::run(mode, args, machine, terminal),
-        b"compare" => compare::run(mode, args, machine, terminal),
-        b"convert" => convert::run(mode, args, machine, terminal),
-        b"dd" => dd::run(mode, args, machine, terminal),
-        b"map" => map::run(mode, args, machine, terminal),
-        b"measure" => measure::run(mode, args, machine, terminal),
-        b"image" if mode == Mode::Instar => image::run(args, terminal),
-        b"doctor" if mode == Mode::Instar => crate::doctor::run(args, terminal),
-        name => match help::known_subcommand(name) {
-            Some(known) => terminal.usage("", &UsageError::NotYet { what: format!("subcommand '{known}'") }),
-            None => terminal.usage("", &UsageError::NoSuchCommand { found: subcommand.to_owned() }),
-        },
-    }
+    let operation: Operation = match subcommand.as_encoded_bytes() {
+        b"info" => info::run,
+        b"check" => check::run,
+        b"compare" => compare::run,
+        b"convert" => convert::run,
+        b"dd" => dd::run,
+        b"map" => map::run,
+        b"measure" => measure::run,
+        b"image" if mode == Mode::Instar => return image::run(args, terminal),
+        b"config" if mode == Mode::Instar => return config::run(args, terminal),
+        b"doctor" if mode == Mode::Instar => return crate::doctor::run(args, terminal),
+        name => {
+            return match help::known_subcommand(name) {
+                Some(known) => terminal.usage("", &UsageError::NotYet { what: format!("subcommand '{known}'") }),
+                None => terminal.usage("", &UsageError::NoSuchCommand { found: subcommand.to_owned() }),
+            };
+        }
+    };
+    let config = match Config::load(&Sources::of_process()) {
+        Ok(config) => config,
+        Err(error) => {
+            let said = terminal.fail(&Failure::Policy(error));
+            // There, 1 is an answer.
+            return if subcommand == "compare" { ExitCode::from(2) } else { said };
+        }
+    };
+    let mut machine = Limited::new(machine, config.values().limits);
+    operation(Setup { mode, config: &config }, args, &mut machine, terminal)
 }
+
+/// What a subcommand that works on images is.
+type Operation = fn(Setup<'_>, &[OsString], &mut dyn Machine, &mut Terminal) -> ExitCode;
 
 /// What was typed after a subcommand; or how it ends at once, with its help or with what is wrong.
 fn parsed(

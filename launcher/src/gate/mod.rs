@@ -11,7 +11,7 @@
 //! the file    a regular file, not yet part of the chain.
 //! ```
 //!
-//! There is one [`Policy`] for every operation; only [`Policy::load`] makes one.
+//! There is one [`Policy`] for every operation; [`crate::config`] makes it.
 #![forbid(unsafe_code)]
 
 pub mod lexical;

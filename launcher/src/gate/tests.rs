@@ -1,7 +1,7 @@
 //! Attacks on the gate.
 
-use super::policy::Sources;
 use super::*;
+use crate::config::{Config, Sources};
 use rustix::fs::mknodat;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::symlink;
@@ -9,6 +9,10 @@ use std::os::unix::fs::symlink;
 /// A directory with an image, one beside it, and files outside.
 struct Yard {
     root: tempfile::TempDir,
+}
+
+fn policy(sources: &Sources) -> Policy {
+    Config::load(sources).and_then(|config| config.policy(&[])).expect("a policy")
 }
 
 impl Yard {
@@ -32,7 +36,7 @@ impl Yard {
     }
 
     fn try_with(&self, sources: &Sources, name: &[u8]) -> Result<String, Refusal> {
-        let policy = Policy::load(sources).expect("a policy");
+        let policy = policy(sources);
         let opened = Gate::new(&policy, &[]).open(&self.path("imgs/top"), name, 2, Claim::READ)?;
         Ok(std::fs::read_to_string(format!("/proc/self/fd/{}", rustix::fd::AsRawFd::as_raw_fd(&opened.file)))
             .expect("reads"))
@@ -162,7 +166,7 @@ fn odd_names_are_refused() {
 fn a_chain_that_comes_back_is_refused() {
     let yard = Yard::new();
     std::fs::hard_link(yard.path("imgs/base"), yard.path("imgs/other-name")).expect("linked");
-    let policy = Policy::load(&Sources::default()).expect("a policy");
+    let policy = policy(&Sources::default());
     let top = open::source(&yard.path("imgs/top"), Claim::READ).expect("opens");
     let mut gate = Gate::new(&policy, &[top.id]);
     let base = gate.open(&top.path, b"base", 2, Claim::READ).expect("beside it");
@@ -175,7 +179,7 @@ fn depth_and_number_are_bounded() {
     let yard = Yard::new();
     let config = yard.path("config.toml");
     std::fs::write(&config, "[gate]\nmax-depth = 3\nmax-disks = 2").expect("written");
-    let policy = Policy::load(&Sources { files: vec![config], ..Sources::default() }).expect("a policy");
+    let policy = policy(&Sources { files: vec![config], ..Sources::default() });
     let top = yard.path("imgs/top");
     let mut gate = Gate::new(&policy, &[]);
     assert_eq!(gate.open(&top, b"base", 4, Claim::READ).map(|_| ()), Err(Refusal::Depth { max: 3 }));

@@ -3,6 +3,7 @@
 mod check_chain;
 mod common;
 mod compat;
+mod config;
 mod convert;
 mod convert_faults;
 mod convert_kills;

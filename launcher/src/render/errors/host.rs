@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use super::Message;
+use crate::config::nearest;
 use crate::disk::lock::LockError;
 use crate::gate::Refusal;
 use crate::gate::policy::PolicyError;
@@ -169,9 +170,10 @@ pub fn policy(error: &PolicyError) -> Message {
             format!("Configuration '{}' is no TOML: {}", quoted(file), shown(message.as_bytes()))
         }
         PolicyError::Key { file, key } => {
-            let known = "gate.backing, gate.allow, gate.max-depth, gate.max-disks";
-            return Message::new(format!("Configuration '{}': unknown key '{}'", quoted(file), shown(key.as_bytes())))
-                .with_hint(format!("known keys: {known}"));
+            let (file, nearest) = (quoted(file), nearest(key));
+            let text =
+                format!("Configuration '{file}': unknown key '{}'; the nearest is '{nearest}'", shown(key.as_bytes()));
+            return Message::new(text).with_hint("instar config --help lists the keys");
         }
         PolicyError::Value { key, expected } => format!("{key} must be {expected}"),
         PolicyError::Directory { dir, errno } => {
