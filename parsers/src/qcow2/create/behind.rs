@@ -37,7 +37,7 @@ impl Writer {
         io.read_padded(disk, 0, &mut sector)?;
         let cluster_size = layout.cluster_size();
         let end = align::up(io.len(disk), cluster_size).unwrap_or(u64::MAX).max(cluster_size);
-        let l1_len = u64::from(header.l1().count).max(1).saturating_mul(8);
+        let l1_len = u64::from(header.l1().count).saturating_mul(8);
         let l1_space = align::up(l1_len, cluster_size).unwrap_or(u64::MAX);
         let l1_padded = align::up(l1_len, SECTOR_LEN).unwrap_or(l1_len);
         let l1 = io.budget().zeroed(usize::try_from(l1_padded).unwrap_or(usize::MAX))?;

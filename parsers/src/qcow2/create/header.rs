@@ -46,7 +46,8 @@ impl Header {
             Self::Existing(sector) => {
                 let mut sector = sector.clone();
                 if let Ok((wire, _)) = wire::Header::mut_from_prefix(&mut sector) {
-                    wire.l1_table_offset = writer.l1_at.into();
+                    // A disk without a byte has no table.
+                    wire.l1_table_offset = if wire.l1_size.get() == 0 { 0 } else { writer.l1_at }.into();
                     wire.refcount_table_offset = table_at.into();
                     wire.refcount_table_clusters = table_clusters.into();
                     if writer.layout.version >= 3 {

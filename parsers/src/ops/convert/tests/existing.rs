@@ -203,6 +203,18 @@ fn states_follow_each_other_without_leaks() {
     }
 }
 
+/// A cluster was set aside for an L1 table without an entry, to which nothing led.
+#[test]
+fn an_empty_disk_over_an_empty_image_leaks_nothing() {
+    let Some(dir) = scratch() else { return };
+    let dir = dir.path();
+    std::fs::write(dir.join("a.raw"), []).unwrap();
+    for options in OPTIONS {
+        qemu_img(dir, &format!("create -q -f qcow2 -o {options} old.qcow2 0")).unwrap();
+        check(dir, false, false);
+    }
+}
+
 /// A job that writes what `top.qcow2` owns into `old.qcow2`; `base.raw` is below both.
 fn top_only(dir: &Path) -> (Request, Vec<MemoryDisk>) {
     let (mut job, mut disks) = existing(dir, false, true);
