@@ -1,7 +1,7 @@
 //! Jobs: options of a target and the images that go with them.
 
 use super::qcow2::{Builder, images, sample};
-use instar_parsers::qcow2::wire::extension;
+use instar_parsers::qcow2::wire::{entry, extension};
 
 /// Every image into raw and into one qcow2 target, and raw disks into every kind of target.
 pub fn conversions() -> Vec<(String, Vec<u8>)> {
@@ -56,8 +56,22 @@ pub fn conversions() -> Vec<(String, Vec<u8>)> {
         input[7..10].copy_from_slice(&mode);
         all.push((name.to_owned(), input));
     }
+    // Tables of 2 MiB, stretches of 1 MiB, and lanes that do not wait for each other.
+    all.push(("any-order".into(), job([0, 3, 4, 1, 7, 0, 1], &spread())));
     all.push(("empty-disk".into(), job([1, 7, 4, 1, 0, 0, 0], &[])));
     all
+}
+
+/// A disk of 32 MiB with 2 KiB of data in each 64 KiB of it, all of them the same, by one L2 table that all of the disk goes through.
+fn spread() -> Vec<u8> {
+    const TABLES: usize = 64;
+    let image = Builder::new(3, 11, TABLES as u64 * 256).header(|header| header.l1_size = (TABLES as u32).into());
+    let data = entry::COPIED | image.next();
+    let image = (0..256).fold(image, |image, index| image.entry(if index % 32 == 0 { data } else { 0 }));
+    let mut bytes = image.cluster_of(&sample(2048)).build();
+    let l1 = bytes[3 << 11..][..8].repeat(TABLES);
+    bytes[3 << 11..][..l1.len()].copy_from_slice(&l1);
+    bytes
 }
 
 /// Reads within windows and across their ends.
