@@ -207,10 +207,7 @@ fn command(build: &Build, target: &Target) -> Result<Command> {
 }
 
 fn finish(mut command: Command, log: &Path) -> Result<(Outcome, Duration)> {
-    if let Some(folder) = log.parent() {
-        fs::create_dir_all(folder)?;
-    }
-    let file = fs::File::create(log).with_context(|| log.display().to_string())?;
+    let file = created(log)?;
     let start = Instant::now();
     let status = command.stdout(file.try_clone()?).stderr(file).status().with_context(|| format!("{command:?}"))?;
     let took = start.elapsed();
@@ -220,6 +217,14 @@ fn finish(mut command: Command, log: &Path) -> Result<(Outcome, Duration)> {
         bail!("{} ran no input, see {}", command.get_program().to_string_lossy(), log.display());
     }
     Ok((outcome, took))
+}
+
+/// A new file, in a folder that is made for it.
+fn created(path: &Path) -> Result<fs::File> {
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    fs::File::create(path).with_context(|| path.display().to_string())
 }
 
 /// Reads libFuzzer's output.
@@ -308,8 +313,7 @@ pub fn minimise(build: &Build, target: &Target, finding: &Finding, seconds: u64)
         .arg(format!("-rss_limit_mb={RSS_LIMIT_MIB}"))
         .arg(format!("-exact_artifact_path={}", small.display()))
         .arg(artifact);
-    let log_path = log(&target.name, "minimise");
-    let file = fs::File::create(&log_path)?;
+    let file = created(&log(&target.name, "minimise"))?;
     command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file).status()?;
     if !small.exists() {
         return Ok(Some(artifact.clone()));
@@ -349,6 +353,31 @@ mod tests {
         let timeout = read("==7== ERROR: libFuzzer: timeout after 25 seconds\nSUMMARY: libFuzzer: timeout\n", false);
         assert!(timeout.finding.expect("a finding").signature.contains("timeout"));
         assert!(read("", false).finding.is_some());
+    }
+
+    /// The minimiser ends without a word, or leaves an empty file that is no finding.
+    #[test]
+    fn a_failed_minimisation_keeps_the_original() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let folder = target_folder().join("fuzz/minimise-test");
+        let build = Build { root: root(), target: folder.clone(), purpose: Purpose::RunLong };
+        let (name, artifact) = ("a_failed_minimisation".to_owned(), folder.join("crash-0"));
+        let target = Target { name, tier: "fast".into(), set: "N".into(), rooms: vec![], max_len: 64 };
+        fs::create_dir_all(build.binary(&target.name).parent().expect("a folder")).expect("writable");
+        fs::write(&artifact, b"what was found").expect("writable");
+        let finding = Finding { signature: "panicked at a.rs:5: x".to_owned(), artifact: Some(artifact.clone()) };
+        for script in [
+            "exit 1",
+            "for word; do case $word in -exact_artifact_path=*) : >\"${word#*=}\"; exit 1;; esac; done; echo Executed a file",
+        ] {
+            let binary = build.binary(&target.name);
+            fs::write(&binary, format!("#!/bin/sh\n{script}\n")).expect("writable");
+            fs::set_permissions(&binary, fs::Permissions::from_mode(0o755)).expect("ours");
+            let kept = minimise(&build, &target, &finding, 1).expect("it starts");
+            assert_eq!(kept.as_ref(), Some(&artifact), "{script}");
+        }
+        assert_eq!(fs::read(&artifact).expect("still there"), b"what was found");
+        fs::remove_dir_all(&folder).expect("ours");
     }
 
     #[test]

@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_in_one_place_only_is_a_finding() {
+    fn a_target_missing_from_any_list_is_reported() {
         let found = ["a", "c"].map(str::to_owned).into();
         let findings = differences("here", &[target("a"), target("b")], &found);
         assert_eq!(findings.len(), 2, "{findings:?}");
