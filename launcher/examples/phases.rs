@@ -79,10 +79,11 @@ fn one(elf: &[u8], path: &str, mut pipe: std::fs::File) -> i32 {
     let mut machine = Prepared::new(&setup).expect("KVM");
     process::start_ticking().expect("a timer");
     mark();
-    sandbox::close_doors(None).expect("landlock");
+    sandbox::close_doors(None, 0).expect("landlock");
     mark();
     machine.start_threads().expect("threads");
-    sandbox::filter_calls(sandbox::Calls::Plain).expect("seccomp");
+    let calls = sandbox::Calls { machine: sandbox::Machine::Once, copies: false };
+    sandbox::filter_calls(calls).expect("seccomp");
     mark();
     let _ = machine.run();
     mark();

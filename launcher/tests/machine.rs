@@ -5,7 +5,8 @@
 
 use instar::disk::Disk;
 use instar::disk::file::SourceFile;
-use instar::machine::{self, Job, Limits, Transport};
+use instar::job::{Machine as _, Then};
+use instar::machine::{self, Engine, Job, Limits, Transport};
 use instar_abi::reply::Frame;
 use instar_abi::request::{Budget, Disk as RequestDisk, DiskId, Layer, LayerId, Op, RawGate, Request};
 use std::io::Write as _;
@@ -23,9 +24,11 @@ struct Case {
     transport: Transport,
     lanes: u8,
     time: Duration,
+    next: Option<u64>, // what the next guest of the same machine does
 }
 
-const CASE_DEFAULT: Case = Case { death: 0, transport: Transport::Table, lanes: 1, time: Duration::from_secs(10) };
+const CASE_DEFAULT: Case =
+    Case { death: 0, transport: Transport::Table, lanes: 1, time: Duration::from_secs(10), next: None };
 
 /// Runs `case` in a child and returns what it printed; `None`: skipped.
 fn in_child(test: &str, case: Case) -> Option<String> {
@@ -35,7 +38,7 @@ fn in_child(test: &str, case: Case) -> Option<String> {
     };
     if std::env::var_os(CASE).is_some() {
         let image = std::fs::read(std::path::Path::new(&images).join("provoke")).expect("provoke is built");
-        child(&image, case);
+        child(image.leak(), case);
     }
     let started = Instant::now();
     let exe = std::env::current_exe().expect("a test binary knows itself");
@@ -50,7 +53,32 @@ fn in_child(test: &str, case: Case) -> Option<String> {
     )
 }
 
-fn child(image: &[u8], case: Case) -> ! {
+/// Two runs on one engine. A child that waits after the first, and is the one that says something in the second, has run
+/// both in one machine.
+fn two_runs(mut engine: Engine, job: instar::Job, next: u64) -> ! {
+    let children = || std::fs::read_to_string("/proc/thread-self/children").expect("proc");
+    let (mut frames, mut running) = (Vec::new(), String::new());
+    let mut run = |job: &instar::Job, running: &mut String| {
+        engine.run(job, Then::GoOn, &mut |frame| {
+            frames.push(frame);
+            *running = children();
+        })
+    };
+    let first = run(&job, &mut running);
+    let waiting = children();
+    // Another disk, too: it has to get to the child.
+    let mut file = tempfile::tempfile().expect("a file");
+    file.write_all(&[5; 512]).expect("written");
+    let disks: Vec<Arc<dyn Disk>> = vec![Arc::new(SourceFile::new(file, 512))];
+    let request = Request { now: next, ..job.request };
+    let second = run(&instar::Job { disks, request, ..job }, &mut running);
+    engine.rest();
+    let is_same = !waiting.is_empty() && waiting == running;
+    println!("\nsaw: {first:?} {second:?} {frames:?} same machine: {is_same}, left: {:?}", children());
+    std::process::exit(0)
+}
+
+fn child(image: &'static [u8], case: Case) -> ! {
     let mut file = tempfile::tempfile().expect("a file");
     file.write_all(&[3; 512]).expect("written");
     let disk: Arc<dyn Disk> = Arc::new(SourceFile::new(file, 512));
@@ -63,6 +91,10 @@ fn child(image: &[u8], case: Case) -> ! {
     let request = Request { now: case.death, lanes: case.lanes, ..request };
     let limits =
         Limits { memory_len: 16 << 20, reply_len: 1 << 20, time: case.time, largest_file: None, large_pages: false };
+    if let Some(next) = case.next {
+        let job = instar::Job { op: "provoke", disks: vec![disk], request, limits };
+        two_runs(Engine::new(|error| format!("{error:?}")).booting(image), job, next);
+    }
     let frames = Arc::new(Mutex::new(Vec::<Frame>::new()));
     let seen = Arc::clone(&frames);
     let job = Job { image, request: &request, disks: vec![disk], limits, transport: case.transport, outside: None };
@@ -139,4 +171,18 @@ on_every_bus! {
 deaths! {
     two_lanes_run_side_by_side: Case { death: 12, lanes: 2, ..CASE_DEFAULT } => "Ok(Done", "done: 18";
     four_lanes_run_side_by_side: Case { death: 12, lanes: 4, ..CASE_DEFAULT } => "Ok(Done", "done: 60";
+
+    the_next_guest_finds_nothing_of_the_last: Case { death: 15, next: Some(16), ..CASE_DEFAULT } =>
+        "Ok(NeedsMore) Ok(Done", "done: 0,", "same machine: true", "left: \"\"";
+    the_next_guest_reads_its_own_disks: Case { death: 0, next: Some(12), ..CASE_DEFAULT } =>
+        "Ok(Done { lengths: [] }) Ok(Done", "done: 10,", "same machine: true";
+    lanes_that_have_not_run_are_there_for_the_next_guest: Case { death: 15, next: Some(12), lanes: 2, ..CASE_DEFAULT } =>
+        "Ok(NeedsMore) Ok(Done", "done: 30,", "same machine: true";
+    no_guest_follows_where_lanes_have_run: Case { death: 12, next: Some(12), lanes: 2, ..CASE_DEFAULT } =>
+        "done: 18,", "done: 30,", "same machine: false";
+    a_guest_that_died_has_no_next_one: Case { death: 1, next: Some(12), ..CASE_DEFAULT } =>
+        "Panic", "Ok(Done", "done: 10,", "same machine: false";
+    a_next_guest_dies_like_any: Case { death: 15, next: Some(1), ..CASE_DEFAULT } => "Ok(NeedsMore) Err(", "Panic";
+    a_next_guest_has_the_time_of_a_run:
+        Case { death: 15, next: Some(5), time: Duration::from_millis(500), ..CASE_DEFAULT } => "TimeOut { rip: 2";
 }

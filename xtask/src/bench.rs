@@ -143,6 +143,13 @@ const CASES: &[Case] = &[
         gate: (0.8, 0.8),
         ..INFO
     },
+    Case {
+        name: "info of 16 layers",
+        arguments: &["info", "--backing-chain", "layer16.qcow2"],
+        gate: (3.0, 3.0),
+        ..INFO
+    },
+    Case { name: "map of 16 layers", arguments: &["map", "layer16.qcow2"], gate: (3.0, 3.0), ..INFO },
     Case { name: "measure", arguments: &["measure", "-f", "qcow2", "-O", "qcow2", "data.qcow2"], ..INFO },
     Case {
         name: "100 images of 8 MiB",
@@ -276,7 +283,12 @@ fn make_images(directory: &Path) -> Result<()> {
         qemu-img create -q -f qcow2 -b base.qcow2 -F qcow2 middle.qcow2
         qemu-io -c 'write -P 3 10M 30M' middle.qcow2 >/dev/null
         qemu-img create -q -f qcow2 -b middle.qcow2 -F qcow2 top.qcow2
-        qemu-io -c 'write -P 4 30M 30M' top.qcow2 >/dev/null";
+        qemu-io -c 'write -P 4 30M 30M' top.qcow2 >/dev/null
+        qemu-img create -q -f qcow2 layer1.qcow2 64M
+        for n in $(seq 2 16); do
+            qemu-img create -q -f qcow2 -b layer$((n - 1)).qcow2 -F qcow2 layer$n.qcow2
+            qemu-io -c \"write -P $n $((n * 2))M 1M\" layer$n.qcow2 >/dev/null
+        done";
     let status = Command::new("sh").current_dir(directory).args(["-euc", SCRIPT]).status()?;
     if !status.success() {
         bail!("the images could not be made: xtask/setup-debian.sh installs qemu-img and qemu-io");

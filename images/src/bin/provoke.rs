@@ -19,6 +19,9 @@ use instar_kernel::machine::Machine;
 
 instar_kernel::main!(die);
 
+/// Words of heap that marks are left in and looked for.
+const HEAP_WORDS: usize = 1 << 19;
+
 fn die(request: &Request, machine: &mut Machine) -> Result<End, Error> {
     match request.now {
         0 => {}
@@ -37,6 +40,11 @@ fn die(request: &Request, machine: &mut Machine) -> Result<End, Error> {
         11 => garbage_reply(machine),
         12 => return sum_on_all_lanes(machine),
         14 => provoke::write_to_local_apic(),
+        15 => {
+            provoke::leave_marks(&mut vec![0; HEAP_WORDS]);
+            return Ok(End::NeedsMore);
+        }
+        16 => tell(machine, provoke::marks(Vec::with_capacity(HEAP_WORDS).spare_capacity_mut()), u64::MAX),
         30..=34 => return set_up_disk_0_anew(machine, request.now),
         20..=26 => return break_the_ring_of_disk_0(machine, request.now),
         13 => return vector_instructions_on_all_lanes(machine),

@@ -34,6 +34,37 @@ pub fn write_to_page_tables() {
     unsafe { tables.write_volatile(7) }
 }
 
+/// What [`leave_marks`] leaves.
+const MARK: u64 = 0x6d61_726b_6d61_726b;
+
+/// Memory of guests that nothing of this machine's lies in: table pages of devices that it does not have, and what is behind
+/// the request.
+fn unused() -> impl Iterator<Item = usize> {
+    use instar_abi::layout::{CONTROL, IMAGE, PAGE_LEN, TABLE};
+    let pages = (TABLE + 16 * PAGE_LEN..CONTROL).chain(CONTROL + 16 * PAGE_LEN..IMAGE);
+    pages.step_by(8).filter_map(|address| usize::try_from(address).ok())
+}
+
+/// Leaves marks in memory that a next guest might read: in `heap`, and beside what the machine has placed.
+pub fn leave_marks(heap: &mut [u64]) {
+    heap.fill(MARK);
+    core::hint::black_box(heap);
+    for address in unused() {
+        // SAFETY: mapped as data, and neither the machine nor this program has anything there.
+        unsafe { core::ptr::with_exposed_provenance_mut::<u64>(address).write_volatile(MARK) }
+    }
+}
+
+/// How many marks there are: in memory of the heap that nobody has written to, and where [`leave_marks`] leaves them.
+pub fn marks(heap: &[core::mem::MaybeUninit<u64>]) -> u64 {
+    let heap = heap.iter().map(|word| word.as_ptr() as usize);
+    let is_marked = |address: usize| {
+        // SAFETY: mapped as data. Whoever wrote there before, it was memory: any value is one of a u64.
+        unsafe { core::ptr::with_exposed_provenance::<u64>(address).read_volatile() == MARK }
+    };
+    heap.chain(unused()).filter(|&address| is_marked(address)).count() as u64
+}
+
 /// Uses up the stack.
 #[expect(unconditional_recursion, reason = "the guard page ends it")]
 pub fn overflow_stack(depth: u64) -> u64 {

@@ -95,6 +95,14 @@ impl FileBytes {
         Self::reopen(file, mode.flags().difference(OFlags::DSYNC), OFlags::RDONLY, false)
     }
 
+    /// A source again, from the descriptors that [`FileBytes::fds`] told of it: the second one goes past the page cache.
+    #[must_use]
+    pub fn source_from(mut files: Vec<File>) -> Option<Self> {
+        let direct = if files.len() == 2 { files.pop() } else { None };
+        let special = direct.map(|file| (file, OFlags::DIRECT));
+        Some(Self { file: files.pop()?, special, durable: false }).filter(|_| files.is_empty())
+    }
+
     /// A file open for writing, in a cache mode.
     ///
     /// # Errors

@@ -57,6 +57,10 @@ impl Disk for SourceFile {
     fn fds(&self) -> Vec<BorrowedFd<'_>> {
         self.bytes.fds()
     }
+
+    fn source_len(&self) -> Option<u64> {
+        Some(self.len)
+    }
 }
 
 #[cfg(test)]

@@ -85,6 +85,12 @@ pub trait Disk: Send + Sync {
         Vec::new()
     }
 
+    /// Length in bytes of a file that is only read, which another process can make the same disk of from
+    /// [`Disk::fds`]; `None`: this is another kind of disk.
+    fn source_len(&self) -> Option<u64> {
+        None
+    }
+
     /// Copies content of another file here; the host's kernel does it where it can.
     ///
     /// # Errors

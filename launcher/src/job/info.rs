@@ -63,6 +63,17 @@ pub fn one(
     policy: impl FnOnce() -> Result<Policy, PolicyError>,
     machine: &mut dyn Machine,
 ) -> Result<Described, Failure> {
+    let described = open_and_describe(name, asked, policy, machine);
+    machine.rest();
+    described
+}
+
+fn open_and_describe(
+    name: ImageName,
+    asked: Asked,
+    policy: impl FnOnce() -> Result<Policy, PolicyError>,
+    machine: &mut dyn Machine,
+) -> Result<Described, Failure> {
     let pending = open_named_by_user(name)?;
     let then = if pending.may_name_parts() { Then::GoOn } else { Then::Finish };
     let needs = match pending.run(asked, then, machine)? {
@@ -87,6 +98,7 @@ pub fn chain(
         described.push(level.image);
         Ok(())
     });
+    machine.rest();
     (described, result)
 }
 

@@ -195,6 +195,17 @@ impl Layers {
         machine: &mut dyn Machine,
         on_frame: &mut OnFrame<'_>,
     ) -> Result<Vec<FinalLength>, Failure> {
+        let result = self.run_all(policy, machine, on_frame);
+        machine.rest();
+        result
+    }
+
+    fn run_all(
+        &mut self,
+        policy: impl FnOnce() -> Result<Policy, PolicyError>,
+        machine: &mut dyn Machine,
+        on_frame: &mut OnFrame<'_>,
+    ) -> Result<Vec<FinalLength>, Failure> {
         self.open_below()?;
         let mut needs = match self.run_once(machine, on_frame)? {
             Ran::Done(lengths) => return Ok(lengths),

@@ -4,11 +4,14 @@
 //! reply as the hostile bytes it is, and judging how the run ended.
 
 mod builtin;
+mod child;
 mod choice;
 mod engine;
 mod images;
+mod orders;
 mod outside;
 mod reply;
+mod report;
 
 pub use choice::Choice;
 pub use engine::Engine;
@@ -23,6 +26,7 @@ use crate::vmm::elf::ElfError;
 use crate::vmm::run::{LastWords, PrepareError};
 use crate::vmm::sandbox::SandboxError;
 use crate::vmm::shared::Stop;
+use builtin::Builtin;
 use instar_abi::reply::{End, Frame};
 use instar_abi::request::{Op, Request};
 use std::io;
@@ -111,6 +115,15 @@ pub enum MachineError {
 /// # Errors
 /// [`MachineError`]: the guest did not come to an end of its own.
 pub fn run(job: &Job<'_>, on_frame: impl FnMut(Frame) + Send + 'static) -> Result<End, MachineError> {
+    run_in(&mut Builtin::default(), job, on_frame)
+}
+
+/// The same; unless the machine is a program's, it is `builtin`, as the run before has left it.
+fn run_in(
+    builtin: &mut Builtin,
+    job: &Job<'_>,
+    on_frame: impl FnMut(Frame) + Send + 'static,
+) -> Result<End, MachineError> {
     let nonce = job.outside.map_or_else(nonce, |outside| Ok(outside.nonce()))?;
     let request = job.request.encode().map_err(|_| MachineError::RequestTooLong)?;
     let mut reply = Reply::new(on_frame);
@@ -126,7 +139,7 @@ pub fn run(job: &Job<'_>, on_frame: impl FnMut(Frame) + Send + 'static) -> Resul
         .map_err(|_| MachineError::RequestTooLong)?;
     let control = Arc::new(control);
     let (stop, last_words) = match job.outside {
-        None => builtin::run(job, nonce, &control)?,
+        None => builtin.run(job, nonce, &control)?,
         Some(outside) => {
             let is_over = || reply.lock().unwrap_or_else(PoisonError::into_inner).is_over() || control.is_broken();
             outside.serve(job, &control, &is_over)?

@@ -89,6 +89,36 @@ impl Memory {
         }
     }
 
+    /// Sets every byte to zero. Pages that are there stay where they are, for whoever has mapped them: touching a new one
+    /// costs more than clearing an old one.
+    ///
+    /// # Errors
+    /// The host's.
+    pub fn clear(&self) -> io::Result<()> {
+        const PAGE: usize = 4096;
+        let start = self.map.get_host_address(GuestAddress(0)).map_err(io::Error::other)?;
+        let len = usize::try_from(self.len).map_err(io::Error::other)?;
+        let mut present = vec![0u8; len.div_ceil(PAGE)];
+        // SAFETY: the range is our own mapping, and `present` has a byte for each of its pages.
+        if unsafe { libc::mincore(start.cast(), len, present.as_mut_ptr()) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let mut page = 0;
+        for same in present.chunk_by(|a, b| a & 1 == b & 1) {
+            let (at, bytes) = (page * PAGE, same.len() * PAGE);
+            page += same.len();
+            if same[0] & 1 == 1 {
+                // SAFETY: the pages lie in our own mapping; no vCPU runs, and nothing has a reference into it.
+                unsafe { start.add(at).write_bytes(0, bytes) };
+            // A page that is not present may have been moved out of memory.
+            // SAFETY: the pages lie in our own private mapping, where this advice means: zeros from now on.
+            } else if unsafe { libc::madvise(start.add(at).cast(), bytes, libc::MADV_DONTNEED) } != 0 {
+                return Err(io::Error::last_os_error());
+            }
+        }
+        Ok(())
+    }
+
     /// Bytes of memory.
     #[must_use]
     #[expect(clippy::len_without_is_empty, reason = "memory is never empty")]
@@ -274,5 +304,26 @@ impl Segments for GuestSegments<'_> {
             slice.copy_to(&mut bytes[start..]);
         }
         bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cleared_memory_is_zero_wherever_it_was_touched() {
+        const LEN: u64 = 16 << 20;
+        let memory = Memory::new(LEN, 8 << 20).expect("memory");
+        let touched = [0, 4095, 3 << 20, (8 << 20) + 5, (12 << 20) - 1, LEN - 3];
+        for &address in &touched {
+            memory.write(address, &[7; 3]).expect("in range");
+        }
+        memory.clear().expect("cleared");
+        let all: Vec<u8> =
+            (0..LEN / 4096).flat_map(|page| memory.read::<4096>(page * 4096).expect("in range")).collect();
+        assert!(all.iter().all(|&byte| byte == 0));
+        memory.write(4096, b"again").expect("in range");
+        assert_eq!(memory.read::<5>(4096).expect("in range"), *b"again");
     }
 }

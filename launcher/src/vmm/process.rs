@@ -118,11 +118,14 @@ pub fn stop_signal() -> Option<i32> {
 }
 
 /// A child that runs a guest.
+///
+/// Dropped, it is killed and waited for: what it holds open must not outlive what it was started for.
 pub struct Child {
     pid: libc::pid_t,
     report: File,
     bounds: Bounds,
     deadline: Instant,
+    ended: bool, // waited for: the number may be another's by now
 }
 
 /// What a child's report may be. Whoever exceeds it is killed.
@@ -130,7 +133,7 @@ pub struct Child {
 pub struct Bounds {
     /// Bytes.
     pub len: u64,
-    /// From the child's start to the report's end.
+    /// From the child's start, or the order to report anew, to the report's end.
     pub time: Duration,
 }
 
@@ -185,7 +188,7 @@ pub fn spawn(bounds: Bounds, work: impl FnOnce(File) -> i32) -> io::Result<Child
         }
         pid => {
             drop(write);
-            Ok(Child { pid, report: File::from(read), bounds, deadline: Instant::now() + bounds.time })
+            Ok(Child { pid, report: File::from(read), bounds, deadline: Instant::now() + bounds.time, ended: false })
         }
     }
 }
@@ -240,11 +243,17 @@ impl Child {
         Ok(Heard::Bytes)
     }
 
+    /// Another report begins, within these bounds.
+    pub fn renew(&mut self, bounds: Bounds) {
+        self.bounds = bounds;
+        self.deadline = Instant::now() + bounds.time;
+    }
+
     /// Waits for the child's end, which its report has come to. A child that goes on is killed.
     ///
     /// # Errors
     /// The host's.
-    pub fn wait(self) -> io::Result<Ended> {
+    pub fn wait(mut self) -> io::Result<Ended> {
         // SAFETY: no pointers; the number is still our child's, as nobody has waited for it.
         let pidfd = unsafe { libc::syscall(libc::SYS_pidfd_open, self.pid, 0) };
         match RawFd::try_from(pidfd) {
@@ -262,15 +271,22 @@ impl Child {
             // Without a way to wait for a while, there is no while.
             _ => self.kill(),
         }
+        let status = self.reap()?;
+        Ok(match stop_signal() {
+            Some(signal) => Ended::Stopped(signal),
+            None if libc::WIFSIGNALED(status) => Ended::Signalled(libc::WTERMSIG(status)),
+            None => Ended::Exited(libc::WEXITSTATUS(status)),
+        })
+    }
+
+    /// Waits until the child is gone.
+    fn reap(&mut self) -> io::Result<libc::c_int> {
         loop {
             let mut status = 0;
             // SAFETY: `pid` is our own child, not yet waited for; `status` is ours to be written.
             if unsafe { libc::waitpid(self.pid, &raw mut status, 0) } == self.pid {
-                return Ok(match stop_signal() {
-                    Some(signal) => Ended::Stopped(signal),
-                    None if libc::WIFSIGNALED(status) => Ended::Signalled(libc::WTERMSIG(status)),
-                    None => Ended::Exited(libc::WEXITSTATUS(status)),
-                });
+                self.ended = true;
+                return Ok(status);
             }
             let error = io::Error::last_os_error();
             if error.kind() != io::ErrorKind::Interrupted {
@@ -288,6 +304,16 @@ impl Child {
     fn kill_when_asked(&self) {
         if stop_signal().is_some() {
             self.kill();
+        }
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.kill();
+            // Killed, it ends; and there is nobody to tell.
+            let _ = self.reap();
         }
     }
 }

@@ -9,14 +9,14 @@ use super::memory::Memory;
 use super::processor::Processor;
 use super::queue::LaneQueues;
 use super::registers::Manners;
-use super::shared::{Bus, Shared, Start, Stop};
+use super::shared::{Bus, Shared, Start, Stop, Turn};
 use super::vcpu::{self, Vcpu};
 use super::{mmio, pci};
 use crate::disk::Disk;
 use instar_abi::epitaph::{Death, Epitaph};
 use instar_abi::{layout, table};
-use kvm_bindings::kvm_userspace_memory_region;
-use kvm_ioctls::{Kvm, VmFd};
+use kvm_bindings::{CpuId, kvm_userspace_memory_region};
+use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 use std::fmt::Write as _;
 use std::io;
 use std::sync::mpsc::{Receiver, sync_channel};
@@ -128,7 +128,9 @@ pub struct LastWords {
 /// A machine that is ready to boot.
 pub struct Prepared {
     vm: VmFd,
+    cpuid: CpuId,
     vcpus: Vec<Vcpu>,
+    next_vcpu: u64,
     waits: Vec<Receiver<Start>>,
     shared: Arc<Shared>,
 }
@@ -158,22 +160,17 @@ impl Prepared {
             Transport::Table => setup.lanes.clamp(1, layout::LANES_MAX),
             Transport::Mmio | Transport::StrictMmio | Transport::Pci | Transport::PciByPorts => 1,
         };
-        let chains = setup.transport.chains();
         let processor = Processor::of_host();
         let cpuid = processor.cpuid();
         let (mut vcpus, mut waits, mut starts) = (Vec::new(), Vec::new(), Vec::new());
-        for lane in 0..lanes as u32 {
-            let fd = vm.create_vcpu(lane.into()).map_err(step("KVM_CREATE_VCPU"))?;
-            fd.set_cpuid2(&cpuid).map_err(step("KVM_SET_CPUID2"))?;
-            if lane == 0 {
-                vcpu::enter(&fd, setup.image.entry).map_err(step("KVM_SET_SREGS"))?;
-            } else {
-                processor.enable_vector_state(&fd).map_err(step("KVM_SET_XCRS"))?;
-                let (sender, receiver) = sync_channel(1);
-                starts.push(sender);
-                waits.push(receiver);
-            }
-            vcpus.push(Vcpu { lane, fd, queues: LaneQueues::new(&setup.devices).taking(chains) });
+        vcpus.push(first_vcpu(&vm, 0, &cpuid, setup)?);
+        for lane in 1..lanes as u32 {
+            let fd = create_vcpu(&vm, lane.into(), &cpuid)?;
+            processor.enable_vector_state(&fd).map_err(step("KVM_SET_XCRS"))?;
+            let (sender, receiver) = sync_channel(1);
+            starts.push(sender);
+            waits.push(receiver);
+            vcpus.push(Vcpu { lane, fd, queues: LaneQueues::new(&[]) });
         }
         let offered = setup.devices.iter().map(|disk| (features(&**disk, setup.transport, 1), disk.sectors()));
         let bus = match setup.transport {
@@ -182,8 +179,8 @@ impl Prepared {
             Transport::StrictMmio => Bus::Mmio(mmio::Bus::with_manners(Manners::Strict, offered)),
             Transport::Pci | Transport::PciByPorts => Bus::Pci(pci::Bus::new(offered)),
         };
-        let shared = Shared::new(memory, bus, setup.transport.power_off(), setup.time_limit, starts);
-        Ok(Self { vm, vcpus, waits, shared: Arc::new(shared) })
+        let shared = Shared::new(memory, bus, setup.transport.power_off(), starts, Turn::of(setup));
+        Ok(Self { vm, cpuid, vcpus, next_vcpu: lanes as u64, waits, shared: Arc::new(shared) })
     }
 
     /// Starts the threads of the other lanes and waits until each waits for the guest. Before the
@@ -206,13 +203,60 @@ impl Prepared {
 
     /// Boots the guest on this thread and returns when the run is over, with the guest's last words if it
     /// left any. Another lane's thread may still be inside KVM then: the process ends next.
-    #[must_use]
-    pub fn run(mut self) -> (Stop, Option<LastWords>) {
+    pub fn run(&mut self) -> (Stop, Option<LastWords>) {
         let Some(first) = self.vcpus.pop() else { return (Stop::Halted, None) };
         let stop = first.run_first(&self.shared);
         self.shared.stop(stop);
-        drop(self.vm);
         (stop, last_words(&self.shared.memory))
+    }
+
+    /// Whether another guest can follow in this machine: no thread but this one has run the last.
+    #[must_use]
+    pub fn can_follow(&self) -> bool {
+        matches!(self.shared.bus, Bus::Table) && !self.shared.has_started_lanes() && self.next_vcpu < VCPUS_MAX
+    }
+
+    /// Makes the machine ready for another guest, of which nothing but time and place will be as they were for the last: all
+    /// memory is cleared and filled anew, and the vCPU is one that has never run. Transport, lanes and memory are
+    /// those of the machine.
+    ///
+    /// # Errors
+    /// [`PrepareError`]; the machine is of no use then.
+    pub fn follow(&mut self, setup: &Setup<'_>) -> Result<(), PrepareError> {
+        if !self.can_follow() || setup.transport != Transport::Table || setup.memory_len != self.shared.memory.len() {
+            return Err(PrepareError::Layout);
+        }
+        self.shared.memory.clear().map_err(PrepareError::Memory)?;
+        fill(&self.shared.memory, setup).ok_or(PrepareError::Layout)?;
+        self.vcpus.push(first_vcpu(&self.vm, self.next_vcpu, &self.cpuid, setup)?);
+        self.next_vcpu += 1;
+        self.shared.begin(Turn::of(setup));
+        Ok(())
+    }
+}
+
+/// Most vCPUs of one machine: any KVM has more (`KVM_CAP_MAX_VCPUS`).
+const VCPUS_MAX: u64 = 32;
+
+fn create_vcpu(vm: &VmFd, id: u64, cpuid: &CpuId) -> Result<VcpuFd, PrepareError> {
+    let step = |step| move |error: kvm_ioctls::Error| PrepareError::Kvm { step, error: error.into() };
+    let fd = vm.create_vcpu(id).map_err(step("KVM_CREATE_VCPU"))?;
+    fd.set_cpuid2(cpuid).map_err(step("KVM_SET_CPUID2"))?;
+    Ok(fd)
+}
+
+/// The vCPU of lane 0, at the image's entry.
+fn first_vcpu(vm: &VmFd, id: u64, cpuid: &CpuId, setup: &Setup<'_>) -> Result<Vcpu, PrepareError> {
+    let fd = create_vcpu(vm, id, cpuid)?;
+    vcpu::enter(&fd, setup.image.entry)
+        .map_err(|error| PrepareError::Kvm { step: "KVM_SET_SREGS", error: error.into() })?;
+    Ok(Vcpu { lane: 0, fd, queues: LaneQueues::new(&setup.devices).taking(setup.transport.chains()) })
+}
+
+impl Turn {
+    /// What a run of this set-up has of its own.
+    fn of(setup: &Setup<'_>) -> Self {
+        Self::new(setup.time_limit, setup.devices.clone())
     }
 }
 

@@ -9,6 +9,7 @@ use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
 };
 use std::io;
+use std::os::fd::RawFd;
 
 /// The newest landlock whose rights are known here.
 const NEWEST: ABI = ABI::V6;
@@ -44,21 +45,14 @@ pub enum SandboxError {
     Filter(seccompiler::BackendError),
 }
 
-/// Gives up files, network, new descriptors and core dumps. Threads started later inherit it.
+/// Gives up files, network, core dumps, and descriptors from number `descriptors` on: 0 where no new one is to come.
+/// Threads started later inherit it.
 ///
 /// `largest_file` bounds what any file may grow to, in bytes.
 ///
 /// # Errors
 /// A layer that this kernel has refused.
-pub fn close_doors(largest_file: Option<u64>) -> Result<Layers, SandboxError> {
-    close_doors_but(largest_file, 0)
-}
-
-/// The same, but for `descriptors` descriptors in all: a machine outside hands over its memory as such.
-///
-/// # Errors
-/// As [`close_doors`].
-pub fn close_doors_but(largest_file: Option<u64>, descriptors: u64) -> Result<Layers, SandboxError> {
+pub fn close_doors(largest_file: Option<u64>, descriptors: u64) -> Result<Layers, SandboxError> {
     limit(libc::RLIMIT_CORE, 0)?;
     if let Some(len) = largest_file {
         limit(libc::RLIMIT_FSIZE, len)?;
@@ -120,6 +114,8 @@ mod kvm_call {
     pub const SET_SREGS: u64 = 0x4138_ae84;
     pub const SET_MP_STATE: u64 = 0x4004_ae99;
     pub const ALL: [u64; 6] = [RUN, GET_REGS, SET_REGS, GET_SREGS, SET_SREGS, SET_MP_STATE];
+    pub const CREATE_VCPU: u64 = 0xae41;
+    pub const SET_CPUID2: u64 = 0x4008_ae90;
 }
 
 /// Calls that are allowed whatever their arguments: I/O on open descriptors, memory, waiting, ending.
@@ -153,27 +149,27 @@ const ALLOWED: [libc::c_long; 23] = [
 const ALLOWED_OUTSIDE: [libc::c_long; 6] =
     [libc::SYS_accept4, libc::SYS_lseek, libc::SYS_ppoll, libc::SYS_read, libc::SYS_recvmsg, libc::SYS_sendmsg];
 
-/// What serving a guest takes.
+/// What serving a guest takes beside reading and writing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Calls {
-    /// Reading and writing.
-    Plain,
-    /// Also copies from file to file by the kernel.
-    AndCopies,
-    /// Reading and writing for a machine outside, and no KVM.
-    Outside,
-    /// The same, and copies.
-    OutsideAndCopies,
+pub struct Calls {
+    /// Whose devices they are.
+    pub machine: Machine,
+    /// Copies from file to file by the kernel.
+    pub copies: bool,
 }
 
-impl Calls {
-    const fn copies(self) -> bool {
-        matches!(self, Self::AndCopies | Self::OutsideAndCopies)
-    }
-
-    const fn outside(self) -> bool {
-        matches!(self, Self::Outside | Self::OutsideAndCopies)
-    }
+/// Whose devices a process serves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Machine {
+    /// The built-in machine's, for one guest.
+    Once,
+    /// The same, for one guest after another: what the next needs comes through this socket.
+    InTurn {
+        /// The socket.
+        orders: RawFd,
+    },
+    /// Those of a machine outside: sockets, and no KVM.
+    Outside,
 }
 
 /// The filter: [`ALLOWED`], KVM's ioctls, and mappings that are not executable; all else ends the process.
@@ -181,18 +177,26 @@ fn filter(calls: Calls) -> Result<BpfProgram, seccompiler::BackendError> {
     let condition = |argument, op, value| SeccompCondition::new(argument, SeccompCmpArgLen::Qword, op, value);
     let mut rules: std::collections::BTreeMap<i64, Vec<SeccompRule>> =
         ALLOWED.iter().map(|&call| (call, Vec::new())).collect();
-    if calls.copies() {
+    if calls.copies {
         rules.insert(libc::SYS_copy_file_range, Vec::new());
     }
-    if calls.outside() {
-        rules.extend(ALLOWED_OUTSIDE.iter().map(|&call| (call, Vec::new())));
+    let mut ioctls = kvm_call::ALL.to_vec();
+    match calls.machine {
+        Machine::Once => {}
+        Machine::InTurn { orders } => {
+            let only = condition(0, SeccompCmpOp::Eq, orders.try_into().unwrap_or(u64::MAX))?;
+            rules.insert(libc::SYS_recvmsg, vec![SeccompRule::new(vec![only])?]);
+            rules.insert(libc::SYS_mincore, Vec::new());
+            ioctls.extend([kvm_call::CREATE_VCPU, kvm_call::SET_CPUID2]);
+        }
+        Machine::Outside => {
+            rules.extend(ALLOWED_OUTSIDE.iter().map(|&call| (call, Vec::new())));
+            ioctls.clear();
+        }
     }
-    let ioctls = kvm_call::ALL
-        .iter()
-        .map(|&call| SeccompRule::new(vec![condition(1, SeccompCmpOp::Eq, call)?]))
-        .collect::<Result<_, _>>()?;
-    if !calls.outside() {
-        rules.insert(libc::SYS_ioctl, ioctls);
+    if !ioctls.is_empty() {
+        let rule = |call| SeccompRule::new(vec![condition(1, SeccompCmpOp::Eq, call)?]);
+        rules.insert(libc::SYS_ioctl, ioctls.into_iter().map(rule).collect::<Result<_, _>>()?);
     }
     // std asks whether a descriptor is open before it closes it, in builds with debug assertions.
     let is_open = condition(1, SeccompCmpOp::Eq, libc::F_GETFD as u64)?;

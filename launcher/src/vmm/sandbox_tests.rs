@@ -7,15 +7,19 @@ use std::os::unix::process::ExitStatusExt as _;
 use std::process::Command;
 
 const CASE: &str = "INSTAR_SANDBOX_CASE";
+const PLAIN: Calls = Calls { machine: Machine::Once, copies: false };
+const OUTSIDE: Calls = Calls { machine: Machine::Outside, copies: false };
+/// Orders come through standard output.
+const IN_TURN: Calls = Calls { machine: Machine::InTurn { orders: 1 }, copies: false };
 
 /// Runs `attempt` after the lock-down in a child and returns the signal that ended it, or its exit code.
 fn after_lock_down(test: &str, attempt: impl FnOnce()) -> Result<i32, i32> {
-    after_lock_down_to(Calls::Plain, test, attempt)
+    after_lock_down_to(PLAIN, test, attempt)
 }
 
 fn after_lock_down_to(calls: Calls, test: &str, attempt: impl FnOnce()) -> Result<i32, i32> {
     if std::env::var_os(CASE).is_some() {
-        close_doors(Some(1 << 20)).expect("landlock and limits");
+        close_doors(Some(1 << 20), 0).expect("landlock and limits");
         filter_calls(calls).expect("seccomp");
         attempt();
         // SAFETY: ends this process at once.
@@ -68,7 +72,7 @@ forbidden! {
 fn copying_by_the_kernel_is_allowed_where_it_was_asked_for() {
     let work = || call(libc::SYS_copy_file_range, [usize::MAX, 0, usize::MAX, 0]);
     let name = "copying_by_the_kernel_is_allowed_where_it_was_asked_for";
-    assert_eq!(after_lock_down_to(Calls::AndCopies, name, work), Err(0));
+    assert_eq!(after_lock_down_to(Calls { copies: true, ..PLAIN }, name, work), Err(0));
 }
 
 #[test]
@@ -84,7 +88,7 @@ fn what_serving_a_guest_needs_is_allowed() {
 #[test]
 fn landlock_alone_keeps_the_file_system_shut() {
     if let Some(path) = std::env::var_os(CASE) {
-        close_doors(None).expect("landlock and limits");
+        close_doors(None, 0).expect("landlock and limits");
         // Removing takes no descriptor, so only landlock stands in the way.
         let error = std::fs::remove_file(path).expect_err("no path is left");
         // SAFETY: ends this process at once.
@@ -100,12 +104,40 @@ fn landlock_alone_keeps_the_file_system_shut() {
 #[test]
 fn serving_a_machine_outside_takes_no_kvm() {
     let run = || call(libc::SYS_ioctl, [0, 0xae80, 0, 0]);
-    assert_eq!(after_lock_down_to(Calls::Outside, "serving_a_machine_outside_takes_no_kvm", run), Ok(libc::SIGSYS));
+    assert_eq!(after_lock_down_to(OUTSIDE, "serving_a_machine_outside_takes_no_kvm", run), Ok(libc::SIGSYS));
 }
 
 #[test]
 fn a_socket_is_forbidden_for_a_machine_outside_too() {
     let socket = || call(libc::SYS_socket, [libc::AF_UNIX as usize, libc::SOCK_STREAM as usize, 0, 0]);
     let test = "a_socket_is_forbidden_for_a_machine_outside_too";
-    assert_eq!(after_lock_down_to(Calls::Outside, test, socket), Ok(libc::SIGSYS));
+    assert_eq!(after_lock_down_to(OUTSIDE, test, socket), Ok(libc::SIGSYS));
+}
+
+#[test]
+fn orders_come_through_their_own_socket_only() {
+    let receive = |fd| move || call(libc::SYS_recvmsg, [fd, ANYWHERE, 0, 0]);
+    let test = "orders_come_through_their_own_socket_only";
+    // Twice the same process: it ends at the second call, or came back from the first and ended well.
+    let both = || {
+        receive(1)();
+        receive(0)();
+    };
+    assert_eq!(after_lock_down_to(IN_TURN, test, both), Ok(libc::SIGSYS));
+}
+
+#[test]
+fn a_machine_in_turn_gets_vcpus_and_no_machine_beside_it() {
+    let vcpu = || call(libc::SYS_ioctl, [0, 0xae41, 0, 0]);
+    let test = "a_machine_in_turn_gets_vcpus_and_no_machine_beside_it";
+    assert_eq!(
+        after_lock_down_to(IN_TURN, test, || (vcpu(), call(libc::SYS_ioctl, [0, 0xae01, 0, 0])).1),
+        Ok(libc::SIGSYS)
+    );
+}
+
+#[test]
+fn a_vcpu_more_is_forbidden_to_a_machine_that_runs_once() {
+    let vcpu = || call(libc::SYS_ioctl, [0, 0xae41, 0, 0]);
+    assert_eq!(after_lock_down("a_vcpu_more_is_forbidden_to_a_machine_that_runs_once", vcpu), Ok(libc::SIGSYS));
 }

@@ -3,10 +3,11 @@
 use super::block::GuestFault;
 use super::memory::Memory;
 use super::{mmio, pci};
+use crate::disk::Disk;
 use kvm_bindings::kvm_sregs;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::SyncSender;
-use std::sync::{Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Why a run stopped.
@@ -64,52 +65,82 @@ pub struct Shared {
     pub bus: Bus,
     /// Port and value that switch the machine off.
     pub power_off: (u16, Option<u8>),
-    deadline: Instant,
-    stop: Mutex<Option<Stop>>,
+    turn: Mutex<Turn>,
     starts: Vec<SyncSender<Start>>,
+    started: AtomicBool, // some lane was, ever
     sleepers: AtomicUsize,
     sleep: Mutex<()>,
     wake: Condvar,
 }
 
+/// What one run has of its own; a machine may see several.
+pub struct Turn {
+    deadline: Instant,
+    stop: Option<Stop>,
+    devices: Vec<Arc<dyn Disk>>,
+}
+
+impl Turn {
+    /// Of a run on these devices that may take `time_limit` from now.
+    #[must_use]
+    pub fn new(time_limit: Duration, devices: Vec<Arc<dyn Disk>>) -> Self {
+        Self { deadline: Instant::now() + time_limit, stop: None, devices }
+    }
+}
+
 impl Shared {
-    /// Of a run that may take `time_limit` from now; `starts` leads to lane 1 and those after it.
+    /// Of a machine whose first run is `turn`; `starts` leads to lane 1 and those after it.
     #[must_use]
     pub fn new(
         memory: Memory,
         bus: Bus,
         power_off: (u16, Option<u8>),
-        time_limit: Duration,
         starts: Vec<SyncSender<Start>>,
+        turn: Turn,
     ) -> Self {
         Self {
             memory,
             bus,
             power_off,
-            deadline: Instant::now() + time_limit,
-            stop: Mutex::new(None),
+            turn: Mutex::new(turn),
             starts,
+            started: AtomicBool::new(false),
             sleepers: AtomicUsize::new(0),
             sleep: Mutex::new(()),
             wake: Condvar::new(),
         }
     }
 
+    fn turn(&self) -> MutexGuard<'_, Turn> {
+        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Begins another run.
+    pub fn begin(&self, turn: Turn) {
+        *self.turn() = turn;
+    }
+
+    /// The devices of this run.
+    #[must_use]
+    pub fn devices(&self) -> Vec<Arc<dyn Disk>> {
+        self.turn().devices.clone()
+    }
+
     /// Whether the wall-clock limit is over.
     #[must_use]
     pub fn expired(&self) -> bool {
-        Instant::now() >= self.deadline
+        Instant::now() >= self.turn().deadline
     }
 
     /// Why the run has to stop, once some vCPU has said so.
     #[must_use]
     pub fn stopped(&self) -> Option<Stop> {
-        *self.stop.lock().unwrap_or_else(PoisonError::into_inner)
+        self.turn().stop
     }
 
     /// Stops the run; the first reason stays.
     pub fn stop(&self, stop: Stop) {
-        self.stop.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(stop);
+        self.turn().stop.get_or_insert(stop);
     }
 
     /// Sleeps until another vCPU has made a step, or for a moment: this one's lane waits for another lane. A busy
@@ -133,6 +164,13 @@ impl Shared {
     #[must_use]
     pub fn start_lane(&self, lane: u32, start: Start) -> bool {
         let starts = (lane as usize).checked_sub(1).and_then(|index| self.starts.get(index));
+        self.started.store(true, Ordering::Relaxed);
         starts.is_some_and(|starts| starts.try_send(start).is_ok())
+    }
+
+    /// Whether any lane but the first has ever run.
+    #[must_use]
+    pub fn has_started_lanes(&self) -> bool {
+        self.started.load(Ordering::Relaxed)
     }
 }

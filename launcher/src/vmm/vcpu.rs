@@ -71,7 +71,12 @@ impl Vcpu {
 
     /// Runs this lane each time the guest starts it, until the run is over.
     pub fn run_other(mut self, shared: &Shared, starts: &std::sync::mpsc::Receiver<Start>) {
+        let mut is_new = true;
         while let Ok(start) = starts.recv() {
+            // No other run follows one that has started lanes, so the devices are known for good.
+            if std::mem::take(&mut is_new) {
+                self.queues = LaneQueues::new(&shared.devices());
+            }
             let stop = match enter_lane(&self.fd, &start) {
                 Ok(()) => self.run(shared),
                 Err(error) => Stop::Kvm(error.errno()),

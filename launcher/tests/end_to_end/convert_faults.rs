@@ -110,6 +110,10 @@ impl<F: FnMut(Arc<dyn Disk>) -> Arc<dyn Disk>> Machine for Bent<F> {
         self.engine.run(&job, then, on_frame)
     }
 
+    fn rest(&mut self) {
+        self.engine.rest();
+    }
+
     fn host_errno(&self) -> Option<i32> {
         self.engine.host_errno()
     }

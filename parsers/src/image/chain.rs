@@ -50,58 +50,33 @@ pub enum Resolved {
 }
 
 impl Chain {
-    /// Opens `top` and everything below it, as far as the job's answers go.
+    /// Opens `top` and everything below it, as far as the job's answers go. The layer that was asked for last is looked at
+    /// first: as long as one more is missing, nothing above it is read again.
     ///
     /// # Errors
     /// [`Error::Encrypted`]; [`ChainError::NameChanged`]; a chain deeper than the budget; the layers' own.
     pub fn open(io: &mut dyn ReadAt, request: &Request, top: LayerId) -> Result<Resolved, Error> {
+        // What is wrong with it is told when its turn comes.
+        let mut newest = newest(request).and_then(|id| Some((id, Joined::open(io, request, id).ok()?)));
+        if let Some((_, joined)) = newest.as_mut().filter(|(_, joined)| !joined.needs.is_empty()) {
+            return Ok(Resolved::Incomplete(core::mem::take(&mut joined.needs)));
+        }
         let mut layers = Vec::new();
         let mut needs = Vec::new();
         let mut next = Some(top);
         let mut expected = Vec::new();
         while let Some(id) = next.take() {
             io.budget().take_layer()?;
-            // The request is checked: every id is in range.
-            let Some(layer) = request.layer(id) else { break };
-            let mut image = open(io, id, layer)?;
-            let part = image.part;
-            let wanted = core::mem::take(&mut expected);
-            let is_named = layer.below == Below::AsNamed;
-            match &mut image.driver {
-                Driver::Raw(_) => {}
-                Driver::Qcow2(image) => {
-                    if image.header().crypt() != Crypt::None {
-                        return Err(Error::Encrypted { layer: id });
-                    }
-                    attach_data_file(request, image, &mut needs)?;
-                    if is_named {
-                        next = backing(request, image, &mut needs)?;
-                    }
-                }
-                Driver::Blocks(image) => {
-                    check_identity(id, &**image, &wanted)?;
-                    if is_named {
-                        expected = image.parent_identities();
-                    }
-                    for need in attach_files(&mut part.view(io), request, id, &mut **image)? {
-                        // A file may hold several parts of the content.
-                        if !needs.contains(&need) {
-                            needs.push(need);
-                        }
-                    }
-                    let facts = image.facts();
-                    if facts.encrypted {
-                        return Err(Error::Encrypted { layer: id });
-                    }
-                    if let Some(Backing { name, format }) = facts.backing.as_ref().filter(|_| is_named) {
-                        next = below(request, id, name, format.as_ref(), &mut needs)?;
-                    }
-                }
+            let joined = match newest.take_if(|(newest, _)| *newest == id) {
+                Some((_, joined)) => joined,
+                None => Joined::open(io, request, id)?,
+            };
+            if let Driver::Blocks(image) = &joined.image.driver {
+                check_identity(id, &**image, &expected)?;
             }
-            if let Below::Layer(below) = layer.below {
-                next = Some(below);
-            }
-            layers.push(Layer::new(id, image));
+            needs.extend(joined.needs);
+            (next, expected) = (joined.below, joined.expected);
+            layers.push(Layer::new(id, joined.image));
         }
         Ok(if needs.is_empty() {
             Resolved::Complete(Self { layers, broken: None, below_len: 0 })
@@ -236,6 +211,70 @@ impl Chain {
     #[must_use]
     pub fn broken(&self) -> Option<Range<u64>> {
         self.broken.clone()
+    }
+}
+
+/// The layer that the last of the job's answers gave.
+fn newest(request: &Request) -> Option<LayerId> {
+    request.answers.iter().rev().find_map(|answer| match answer.given {
+        Given::Layer(id) => Some(id),
+        Given::Disk(_) | Given::Refused => None,
+    })
+}
+
+/// A layer with what the job gave for it.
+struct Joined {
+    image: Opened,
+    /// What is below it, as far as that is known.
+    below: Option<LayerId>,
+    /// Which images that may be; empty: any.
+    expected: Vec<Identity>,
+    /// Names that the job has no answer for.
+    needs: Vec<Need>,
+}
+
+impl Joined {
+    fn open(io: &mut dyn ReadAt, request: &Request, id: LayerId) -> Result<Self, Error> {
+        // The request is checked: every id is in range.
+        let layer = request.layer(id).ok_or(Error::WrongOp)?;
+        let mut image = open(io, id, layer)?;
+        let part = image.part;
+        let is_named = layer.below == Below::AsNamed;
+        let (mut next, mut expected, mut needs) = (None, Vec::new(), Vec::new());
+        match &mut image.driver {
+            Driver::Raw(_) => {}
+            Driver::Qcow2(image) => {
+                if image.header().crypt() != Crypt::None {
+                    return Err(Error::Encrypted { layer: id });
+                }
+                attach_data_file(request, image, &mut needs)?;
+                if is_named {
+                    next = backing(request, image, &mut needs)?;
+                }
+            }
+            Driver::Blocks(image) => {
+                if is_named {
+                    expected = image.parent_identities();
+                }
+                for need in attach_files(&mut part.view(io), request, id, &mut **image)? {
+                    // A file may hold several parts of the content.
+                    if !needs.contains(&need) {
+                        needs.push(need);
+                    }
+                }
+                let facts = image.facts();
+                if facts.encrypted {
+                    return Err(Error::Encrypted { layer: id });
+                }
+                if let Some(Backing { name, format }) = facts.backing.as_ref().filter(|_| is_named) {
+                    next = below(request, id, name, format.as_ref(), &mut needs)?;
+                }
+            }
+        }
+        if let Below::Layer(below) = layer.below {
+            next = Some(below);
+        }
+        Ok(Self { image, below: next, expected, needs })
     }
 }
 

@@ -164,8 +164,8 @@ impl Running {
         disks.extend(job.disks.iter().cloned());
         let descriptors = DESCRIPTORS_BEFORE + DESCRIPTORS_A_DEVICE * disks.len() as u64;
         let backend = Backend::new(listeners.into_iter().zip(disks).collect(), self.lanes, program);
-        let _ = sandbox::close_doors_but(job.limits.largest_file, descriptors).map_err(MachineError::Sandbox)?;
-        let calls = if job.copies() { Calls::OutsideAndCopies } else { Calls::Outside };
+        let _ = sandbox::close_doors(job.limits.largest_file, descriptors).map_err(MachineError::Sandbox)?;
+        let calls = Calls { machine: sandbox::Machine::Outside, copies: job.copies() };
         sandbox::filter_calls(calls).map_err(MachineError::Sandbox)?;
         let outcome = match backend.serve(job.limits.time, is_over) {
             Ok(outcome) => outcome,

@@ -273,6 +273,22 @@ fn a_name_without_an_answer_is_asked_for_before_anything_is_written() {
 }
 
 #[test]
+fn nothing_above_is_read_again_while_names_are_missing() {
+    let Some(dir) = scratch() else { return };
+    let dir = dir.path();
+    make_chain(dir);
+    qemu_img(dir, "rebase -u -b deeper.qcow2 -F qcow2 base.qcow2").unwrap();
+    let (job, disks) = backing_job(dir);
+    // It has been read in the run before, or nobody would have asked for the base.
+    disks[0].truncate();
+    let mut machine = Machine::new(&job, &disks);
+    assert_eq!(convert(&job, &mut machine), Ok(End::NeedsMore));
+    let [Frame::Needs(needs)] = machine.frames.as_slice() else { panic!("{:?}", machine.frames) };
+    let [need] = needs.as_slice() else { panic!("{needs:?}") };
+    assert_eq!((need.layer, need.name.as_slice()), (LayerId(1), b"deeper.qcow2".as_slice()));
+}
+
+#[test]
 fn an_external_data_file_is_asked_for_and_read() {
     let Some(dir) = scratch() else { return };
     let dir = dir.path();
