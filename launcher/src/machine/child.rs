@@ -3,7 +3,7 @@
 //! The guest of a later run finds nothing of an earlier one: cleared memory, a vCPU that has never run, disks of its own.
 
 use super::builtin::Builtin;
-use super::report::{self, BEHIND_FRAMES, Last, Said};
+use super::report::{self, BEHIND_FRAMES, Last, Said, Writer};
 use super::{Job, Limits, MachineError, ReplyFault, Running, Stop, Transport, orders, run_in};
 use crate::disk::Disk;
 use crate::disk::witness::Witness;
@@ -15,7 +15,7 @@ use instar_abi::request::Access;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// How much longer than its guest a child may take: it makes the machine first.
@@ -97,7 +97,7 @@ impl Worker {
         let (orders, theirs) = orders::pair()?;
         let child = process::spawn(bounds(&job.limits), |pipe| {
             close_others(job, &[pipe.as_raw_fd(), theirs.as_raw_fd()]);
-            child_main(watched, disks.to_vec(), &Arc::new(pipe), &theirs, words)
+            child_main(watched, disks.to_vec(), pipe, &theirs, words)
         })?;
         if let Some(outside) = job.outside {
             outside.leave_to_child();
@@ -155,21 +155,27 @@ impl Worker {
     }
 }
 
+fn lock(report: &Mutex<Writer>) -> MutexGuard<'_, Writer> {
+    report.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// The child: runs the job, then what it is ordered, as long as its machine can be used again. Returns its exit status.
 fn child_main(
     first: &Watched<'_>,
     mut disks: Vec<Arc<dyn Disk>>,
-    pipe: &Arc<File>,
+    pipe: File,
     orders: &OwnedFd,
     words: fn(&MachineError) -> String,
 ) -> i32 {
     let mut builtin = Builtin::with_orders(orders.as_fd());
+    let report = Arc::new(Mutex::new(Writer::new(pipe)));
     let mut one = |watched: &Watched<'_>| {
-        let frames = Arc::clone(pipe);
-        let end = run_in(&mut builtin, &watched.job, move |frame| drop(report::send(&frames, &frame)));
+        let frames = Arc::clone(&report);
+        // A frame that does not get through is missed by who reads the report.
+        let end = run_in(&mut builtin, &watched.job, move |frame| drop(lock(&frames).frame(&frame)));
         let last = end.map(|end| Last { errno: watched.errno(&end), waits: builtin.can_follow(), end });
         let waits = last.as_ref().is_ok_and(|last| last.waits);
-        report::send_outcome(pipe, last.map_err(|error| words(&error))).map(|()| waits)
+        lock(&report).outcome(last.map_err(|error| words(&error))).map(|()| waits)
     };
     let mut sent = one(first);
     loop {

@@ -18,29 +18,55 @@ const WORDS_LEN_MAX: usize = 16 << 10;
 /// Bytes that a report may have more than the frames of a reply.
 pub(super) const BEHIND_FRAMES: usize = FRAME_HEADER_LEN + size_of::<u32>() + WORDS_LEN_MAX;
 
-/// Reports how a run ended: by its last frame, the host's errno and whether the child waits for orders, or by the words for
-/// why there is no last frame.
-pub(super) fn send_outcome(mut pipe: &File, outcome: Result<Last, String>) -> io::Result<()> {
-    match outcome {
-        Ok(Last { end, errno, waits }) => {
-            send(pipe, &Frame::End(end))?;
-            let mut last = errno.unwrap_or(0).to_le_bytes().to_vec();
-            last.push(waits.into());
-            pipe.write_all(&last)
-        }
-        Err(words) => {
-            let words = &words.as_bytes()[..words.len().min(WORDS_LEN_MAX)];
-            let len = (words.len() as u32).to_le_bytes();
-            pipe.write_all(&[&FAILED, &len[..], words].concat())
-        }
-    }
+/// Bytes of frames that are worth a call.
+const ENOUGH: usize = 64 << 10;
+
+/// The child's end. Frames are kept until they are worth a call, or the run is over: each call wakes the parent.
+pub(super) struct Writer {
+    pipe: File,
+    kept: Vec<u8>,
 }
 
-/// Passes a frame on.
-pub(super) fn send(mut pipe: &File, frame: &Frame) -> io::Result<()> {
-    let mut bytes = Vec::new();
-    encode_frame(frame, &mut bytes).map_err(|_| io::ErrorKind::InvalidData)?;
-    pipe.write_all(&bytes)
+impl Writer {
+    pub const fn new(pipe: File) -> Self {
+        Self { pipe, kept: Vec::new() }
+    }
+
+    /// Passes a frame on. Progress is seen at once.
+    pub fn frame(&mut self, frame: &Frame) -> io::Result<()> {
+        let start = self.kept.len();
+        if encode_frame(frame, &mut self.kept).is_err() {
+            self.kept.truncate(start);
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        let is_enough = self.kept.len() >= ENOUGH || matches!(frame, Frame::Progress { .. });
+        if is_enough { self.flush() } else { Ok(()) }
+    }
+
+    /// Reports how a run ended: by its last frame, the host's errno and whether the child waits for orders, or by the words
+    /// for why there is no last frame.
+    pub fn outcome(&mut self, outcome: Result<Last, String>) -> io::Result<()> {
+        match outcome {
+            Ok(Last { end, errno, waits }) => {
+                self.frame(&Frame::End(end))?;
+                self.kept.extend(errno.unwrap_or(0).to_le_bytes());
+                self.kept.push(waits.into());
+            }
+            Err(words) => {
+                let words = &words.as_bytes()[..words.len().min(WORDS_LEN_MAX)];
+                self.kept.extend(FAILED);
+                self.kept.extend((words.len() as u32).to_le_bytes());
+                self.kept.extend(words);
+            }
+        }
+        self.flush()
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        let sent = self.pipe.write_all(&self.kept);
+        self.kept.clear();
+        sent
+    }
 }
 
 /// The end of a run that had one.

@@ -13,6 +13,9 @@ const TICK: Duration = Duration::from_millis(100);
 /// How long a child that has reported all it has to say may take to end.
 const FAREWELL: Duration = Duration::from_secs(2);
 
+/// Most bytes of a report that are read before they are asked for: as many as a pipe holds.
+const READ_AHEAD: usize = 64 << 10;
+
 /// Closes every descriptor above standard error except these.
 pub fn close_others(keep: &[RawFd]) {
     let mut keep: Vec<u32> = keep.iter().filter_map(|&fd| u32::try_from(fd).ok()).filter(|&fd| fd > 2).collect();
@@ -125,7 +128,9 @@ pub struct Child {
     report: File,
     bounds: Bounds,
     deadline: Instant,
-    ended: bool, // waited for: the number may be another's by now
+    ahead: Vec<u8>, // of the report, read and not yet asked for
+    taken: usize,   // of that
+    ended: bool,    // waited for: the number may be another's by now
 }
 
 /// What a child's report may be. Whoever exceeds it is killed.
@@ -188,7 +193,8 @@ pub fn spawn(bounds: Bounds, work: impl FnOnce(File) -> i32) -> io::Result<Child
         }
         pid => {
             drop(write);
-            Ok(Child { pid, report: File::from(read), bounds, deadline: Instant::now() + bounds.time, ended: false })
+            let (report, deadline) = (File::from(read), Instant::now() + bounds.time);
+            Ok(Child { pid, report, bounds, deadline, ahead: Vec::new(), taken: 0, ended: false })
         }
     }
 }
@@ -224,6 +230,14 @@ impl Child {
             }
         }
         while !bytes.is_empty() {
+            let ahead = self.ahead.get(self.taken..).unwrap_or_default();
+            if !ahead.is_empty() {
+                let len = ahead.len().min(bytes.len());
+                bytes[..len].copy_from_slice(&ahead[..len]);
+                self.taken += len;
+                bytes = &mut bytes[len..];
+                continue;
+            }
             self.kill_when_asked();
             wake();
             if Instant::now() >= self.deadline {
@@ -233,9 +247,13 @@ impl Child {
             if !is_ready(self.report.as_raw_fd(), TICK)? {
                 continue;
             }
-            match self.report.read(bytes) {
+            self.ahead.resize(READ_AHEAD, 0);
+            self.taken = 0;
+            let read = self.report.read(&mut self.ahead);
+            self.ahead.truncate(read.as_ref().copied().unwrap_or(0));
+            match read {
                 Ok(0) => return Ok(Heard::End),
-                Ok(len) => bytes = &mut bytes[len..],
+                Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
