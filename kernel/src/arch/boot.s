@@ -298,7 +298,7 @@ start64:
     test %edx, %edx
     jz 2f
     imul $STACK_LEN + 0x1000, %edx, %eax
-    add $STACKS + STACK_LEN + 0x1000 - 24, %eax
+    add $STACKS - 24, %eax
     lea instar_core(%rip), %rcx
     mov %edx, %edi
 2:  pushq $0x1b
@@ -371,10 +371,10 @@ NEXT_LANE: .long 1
 
 /* The page tables, one to one:
  *   0 .. 2 MiB        4 KiB pages, data; the null page is left out
- *   the image         4 KiB pages: ring 0's two (supervisor), the tables (left out), text,
- *                     read-only data, data
- *   the stacks        4 KiB pages, one left out below each
- *   .. 1 GiB          2 MiB pages, data: heap and buffers, as far as there is memory
+ *   2 .. 4 MiB        4 KiB pages: ring 0's two (supervisor), the tables (left out), read-only data, and
+ *                     the stacks of lanes 1 and on, a page left out below each
+ *   4 .. 6 MiB        one 2 MiB page, text
+ *   .. 1 GiB          2 MiB pages, data: stack of lane 0, data, heap and buffers, as far as there is memory
  *   3 GiB .. 4 GiB    2 MiB pages, data past the caches: device windows; the local APIC's is ring 0's alone
  * No entry is both writable and executable. */
 .set PRESENT, 1
@@ -404,8 +404,8 @@ pdpt:
     .fill 508, 8, 0
 pd_memory:
     .quad pt_low + PRESENT + WRITABLE + USER, pt_image + PRESENT + WRITABLE + USER
-    .quad pt_stacks + PRESENT + WRITABLE + USER
-.set page, HEAP
+    .quad TEXT + PRESENT + USER + LARGE
+.set page, STACK_0
 .rept 509
     .quad page + DATA_PAGE + LARGE
     .set page, page + 0x200000
@@ -426,18 +426,15 @@ pt_low:
 pt_image:
     .quad RING0_TEXT + PRESENT
     .quad RING0_DATA + PRESENT + WRITABLE + NO_EXECUTE
-    .fill (TEXT - PAGE_TABLES) / 0x1000, 8, 0
-    PAGES TEXT, RODATA, PRESENT + USER
-    PAGES RODATA, DATA, PRESENT + USER + NO_EXECUTE
-    PAGES DATA, STACKS, DATA_PAGE
-pt_stacks:
+    .fill (RODATA - PAGE_TABLES) / 0x1000, 8, 0
+    PAGES RODATA, STACKS, PRESENT + USER + NO_EXECUTE
 .set stack, STACKS
-.rept LANES_MAX
+.rept LANES_MAX - 1
     .quad 0
     PAGES stack + 0x1000, stack + 0x1000 + STACK_LEN, DATA_PAGE
     .set stack, stack + 0x1000 + STACK_LEN
 .endr
-    .fill (HEAP - stack) / 0x1000, 8, 0
+    .fill (TEXT - stack) / 0x1000, 8, 0
 
 /* `extern "C" fn instar_sleep(count: u32)`: ring 3 may not halt, and ring 0 does it for it. Where there is no APIC to
    end the sleep, nobody calls this. */

@@ -40,8 +40,8 @@ const MARK: u64 = 0x6d61_726b_6d61_726b;
 /// Memory of guests that nothing of this machine's lies in: table pages of devices that it does not have, and what is behind
 /// the request.
 fn unused() -> impl Iterator<Item = usize> {
-    use instar_abi::layout::{CONTROL, IMAGE, PAGE_LEN, TABLE};
-    let pages = (TABLE + 16 * PAGE_LEN..CONTROL).chain(CONTROL + 16 * PAGE_LEN..IMAGE);
+    use instar_abi::layout::{CONTROL, HEAP, IMAGE, PAGE_LEN, TABLE};
+    let pages = (PAGE_LEN..IMAGE).chain(TABLE + 16 * PAGE_LEN..CONTROL).chain(CONTROL + 16 * PAGE_LEN..HEAP);
     pages.step_by(8).filter_map(|address| usize::try_from(address).ok())
 }
 

@@ -2,11 +2,11 @@
 
 use instar_abi::layout;
 
-/// The control area, which lies between the table pages and the image.
+/// The control area, which lies between the table pages and the heap.
 #[must_use]
 pub fn placed(address: u64, len: u64) -> Option<&'static [u8]> {
     let end = address.checked_add(len)?;
-    if address < layout::CONTROL || end > layout::IMAGE {
+    if address < layout::CONTROL || end > layout::HEAP {
         return None;
     }
     let area = core::ptr::with_exposed_provenance::<u8>(address as usize);

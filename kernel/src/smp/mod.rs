@@ -130,8 +130,7 @@ pub extern "C" fn instar_core(lane: usize) -> ! {
 extern "C" fn core_main() -> ! {
     let marker = 0u8;
     // The stack's own top, from any address within it.
-    let here = (&raw const marker).addr() as u64 - layout::STACKS;
-    let lane = here / (layout::STACK_LEN + layout::PAGE_LEN);
+    let lane = layout::lane_of((&raw const marker).addr() as u64);
     let slot = core::ptr::with_exposed_provenance::<u64>((layout::stack_top(lane as usize) - 16) as usize);
     // SAFETY: `start_at_port` wrote there before it had this core started.
     work_on(unsafe { slot.read_volatile() });

@@ -99,6 +99,7 @@ pub fn serve(
     if last.has_next() || !last.is_write_only() || last.len() != 1 {
         return Err(bad);
     }
+    memory.segment(last.addr().0, last.len()).map_err(|_| bad)?;
     let (status, data_written) = perform(kind, sector, &mut segments, disk);
     memory.write(last.addr().0, &[status]).map_err(|_| bad)?;
     Ok(data_written + 1)

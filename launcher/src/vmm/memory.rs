@@ -1,9 +1,11 @@
 //! Guest memory: one mapping, touched only by volatile copies and by the kernel's vectored I/O.
 
 use crate::disk::Segments;
+use instar_abi::layout;
 use rustix::fs::SeekFrom;
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use vm_memory::{
     Bytes, FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestRegionMmap, MmapRegion, VolatileSlice,
@@ -39,18 +41,17 @@ pub struct OutOfMemoryRange {
 }
 
 impl Memory {
-    /// Maps `len` bytes. Pages appear as they are touched: small ones below `large_from`, large ones
-    /// (where the host has them) from there on.
+    /// Maps `len` bytes. Pages appear as they are touched: large ones (where the host has them) in `large`, small ones
+    /// elsewhere.
     ///
     /// # Errors
     /// The host's: no address space, for one.
-    pub fn new(len: u64, large_from: u64) -> io::Result<Self> {
+    pub fn new(len: u64, large: Range<u64>) -> io::Result<Self> {
         let size = usize::try_from(len).map_err(io::Error::other)?;
         let map = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), size)]).map_err(io::Error::other)?;
         let memory = Self { map, len };
-        let small = large_from.min(len);
-        memory.advise(0, small, libc::MADV_NOHUGEPAGE);
-        memory.advise(small, len - small, libc::MADV_HUGEPAGE);
+        memory.advise(0..len, libc::MADV_NOHUGEPAGE);
+        memory.advise(large.start.min(len)..large.end.min(len), libc::MADV_HUGEPAGE);
         Ok(memory)
     }
 
@@ -79,22 +80,34 @@ impl Memory {
     }
 
     /// Best effort: without large pages a run is slower, not wrong.
-    fn advise(&self, from: u64, len: u64, advice: libc::c_int) {
+    fn advise(&self, range: Range<u64>, advice: libc::c_int) {
+        let len = range.end.saturating_sub(range.start);
         if len > 0
-            && let Ok(start) = self.map.get_host_address(GuestAddress(from))
+            && let Ok(start) = self.map.get_host_address(GuestAddress(range.start))
         {
-            // SAFETY: `from + len` ≤ `self.len`, so the range lies in our own live mapping; these two pieces
+            // SAFETY: the range ends within `self.len`, so the range lies in our own live mapping; these two pieces
             // of advice change only how pages are backed.
             unsafe { libc::madvise(start.cast(), len as usize, advice) };
         }
     }
 
-    /// Sets every byte to zero. Pages that are there stay where they are, for whoever has mapped them: touching a new one
+    /// Whether these bytes are there.
+    #[must_use]
+    pub fn holds(&self, address: u64, bytes: &[u8]) -> bool {
+        const PART: usize = 4096;
+        (address..).step_by(PART).zip(bytes.chunks(PART)).all(|(address, part)| {
+            let mut found = [0; PART];
+            let found = &mut found[..part.len()];
+            self.map.read_slice(found, GuestAddress(address)).is_ok() && found == part
+        })
+    }
+
+    /// Sets every byte but those of `but` to zero. Pages that are there stay where they are, for whoever has mapped them: touching a new one
     /// costs more than clearing an old one.
     ///
     /// # Errors
     /// The host's.
-    pub fn clear(&self) -> io::Result<()> {
+    pub fn clear(&self, but: &Range<u64>) -> io::Result<()> {
         const PAGE: usize = 4096;
         let start = self.map.get_host_address(GuestAddress(0)).map_err(io::Error::other)?;
         let len = usize::try_from(self.len).map_err(io::Error::other)?;
@@ -103,11 +116,15 @@ impl Memory {
         if unsafe { libc::mincore(start.cast(), len, present.as_mut_ptr()) } != 0 {
             return Err(io::Error::last_os_error());
         }
+        let is_kept = |page: usize| but.contains(&(page as u64 * PAGE as u64));
         let mut page = 0;
-        for same in present.chunk_by(|a, b| a & 1 == b & 1) {
-            let (at, bytes) = (page * PAGE, same.len() * PAGE);
-            page += same.len();
-            if same[0] & 1 == 1 {
+        while let Some(&first) = present.get(page) {
+            let is_like_first = |&(at, now): &(usize, &u8)| now & 1 == first & 1 && is_kept(at) == is_kept(page);
+            let count = (page..).zip(&present[page..]).take_while(is_like_first).count();
+            let (at, bytes) = (page * PAGE, count * PAGE);
+            if is_kept(page) {
+                // Whoever calls has reason to know what is there.
+            } else if first & 1 == 1 {
                 // SAFETY: the pages lie in our own mapping; no vCPU runs, and nothing has a reference into it.
                 unsafe { start.add(at).write_bytes(0, bytes) };
             // A page that is not present may have been moved out of memory.
@@ -115,6 +132,7 @@ impl Memory {
             } else if unsafe { libc::madvise(start.add(at).cast(), bytes, libc::MADV_DONTNEED) } != 0 {
                 return Err(io::Error::last_os_error());
             }
+            page += count;
         }
         Ok(())
     }
@@ -161,8 +179,11 @@ impl Memory {
     /// One segment of a request.
     ///
     /// # Errors
-    /// The range is not memory.
+    /// The range is not memory, or memory that holds code: no device has a part in changing that.
     pub fn segment(&self, address: u64, len: u32) -> Result<VolatileSlice<'_>, OutOfMemoryRange> {
+        if layout::is_code(address, len.into()) {
+            return Err(OutOfMemoryRange { address, len: len.into() });
+        }
         self.map
             .get_slice(GuestAddress(address), len as usize)
             .map_err(|_| OutOfMemoryRange { address, len: len.into() })
@@ -314,15 +335,17 @@ mod tests {
     #[test]
     fn cleared_memory_is_zero_wherever_it_was_touched() {
         const LEN: u64 = 16 << 20;
-        let memory = Memory::new(LEN, 8 << 20).expect("memory");
+        let memory = Memory::new(LEN, 8 << 20..LEN).expect("memory");
         let touched = [0, 4095, 3 << 20, (8 << 20) + 5, (12 << 20) - 1, LEN - 3];
         for &address in &touched {
             memory.write(address, &[7; 3]).expect("in range");
         }
-        memory.clear().expect("cleared");
-        let all: Vec<u8> =
-            (0..LEN / 4096).flat_map(|page| memory.read::<4096>(page * 4096).expect("in range")).collect();
-        assert!(all.iter().all(|&byte| byte == 0));
+        memory.clear(&(2 << 20..4 << 20)).expect("cleared");
+        let page = |page: u64| memory.read::<4096>(page * 4096).expect("in range");
+        let all: Vec<u8> = (0..LEN / 4096).flat_map(page).collect();
+        let left: Vec<usize> = all.iter().enumerate().filter(|(_, byte)| **byte != 0).map(|(at, _)| at).collect();
+        assert_eq!(left, [3 << 20, (3 << 20) + 1, (3 << 20) + 2], "what is kept");
+        assert!(memory.holds(3 << 20, &[7, 7, 7, 0]) && !memory.holds((3 << 20) + 1, &[7, 7, 7]));
         memory.write(4096, b"again").expect("in range");
         assert_eq!(memory.read::<5>(4096).expect("in range"), *b"again");
     }

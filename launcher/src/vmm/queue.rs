@@ -3,6 +3,7 @@
 use super::block::{self, Chains, GuestFault};
 use super::memory::Memory;
 use crate::disk::Disk;
+use instar_abi::layout;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
@@ -40,6 +41,10 @@ impl BlockQueue {
     /// A size that is no power of two or too large, or rings outside memory.
     pub fn adopt(device: u32, registers: Registers, start: u16, memory: &Memory) -> Result<Self, GuestFault> {
         let bad = GuestFault::QueueSetup { device };
+        // Flags and index, an entry of 8 bytes for each descriptor, and an event index.
+        if layout::is_code(registers.device_area, 6 + 8 * u64::from(registers.size)) {
+            return Err(bad);
+        }
         let mut queue = Queue::new(QUEUE_SIZE_MAX).map_err(|_| bad)?;
         if registers.size > QUEUE_SIZE_MAX || !registers.size.is_power_of_two() {
             return Err(bad);
@@ -217,7 +222,7 @@ mod tests {
     /// Found while the fuzz target `virtio_queue` was written: nothing but the ring itself ended the loop.
     #[test]
     fn a_ring_that_grows_as_it_is_served_ends_the_run() {
-        let memory = Memory::new(0x10000, 0x10000).expect("memory");
+        let memory = Memory::new(0x10000, 0..0).expect("memory");
         let descriptors: [(u64, u32, u16, u16); 3] = [(HEADER, 16, 1, 1), (RING, 512, 3, 2), (0x4000, 1, 2, 0)];
         for (at, (address, len, flags, next)) in (DESCRIPTORS..).step_by(16).zip(descriptors) {
             memory.write(at, &address.to_le_bytes()).expect("memory");

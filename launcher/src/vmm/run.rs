@@ -4,7 +4,7 @@
 //! down (`sandbox`), [`Prepared::run`] boots the guest and tells how it stopped.
 
 use super::block::Chains;
-use super::elf::Image;
+use super::elf::{Image, Segment};
 use super::memory::Memory;
 use super::processor::Processor;
 use super::queue::LaneQueues;
@@ -144,8 +144,8 @@ impl Prepared {
         let step = |step| move |error: kvm_ioctls::Error| PrepareError::Kvm { step, error: error.into() };
         let kvm = Kvm::new().map_err(|error| PrepareError::OpenKvm(error.into()))?;
         let vm = kvm.create_vm().map_err(step("KVM_CREATE_VM"))?;
-        let large_from = if setup.large_pages { layout::HEAP } else { setup.memory_len };
-        let memory = Memory::new(setup.memory_len, large_from).map_err(PrepareError::Memory)?;
+        let large_end = if setup.large_pages { setup.memory_len } else { layout::HEAP_SECOND_PAGE };
+        let memory = Memory::new(setup.memory_len, layout::TEXT..large_end).map_err(PrepareError::Memory)?;
         let slot = kvm_userspace_memory_region {
             memory_size: memory.len(),
             userspace_addr: memory.host_address(),
@@ -154,7 +154,7 @@ impl Prepared {
         // SAFETY: the slot is the whole of `memory`'s mapping, which `Shared` keeps until after the last vCPU
         // has stopped: `Prepared` and `run` own both.
         unsafe { vm.set_user_memory_region(slot) }.map_err(step("KVM_SET_USER_MEMORY_REGION"))?;
-        fill(&memory, setup).ok_or(PrepareError::Layout)?;
+        fill(&memory, setup, |_| true).ok_or(PrepareError::Layout)?;
 
         let lanes = match setup.transport {
             Transport::Table => setup.lanes.clamp(1, layout::LANES_MAX),
@@ -226,8 +226,16 @@ impl Prepared {
         if !self.can_follow() || setup.transport != Transport::Table || setup.memory_len != self.shared.memory.len() {
             return Err(PrepareError::Layout);
         }
-        self.shared.memory.clear().map_err(PrepareError::Memory)?;
-        fill(&self.shared.memory, setup).ok_or(PrepareError::Layout)?;
+        let memory = &self.shared.memory;
+        // Neither ring 3 nor a device can write to the text. To look costs less than to write it again.
+        let text = layout::TEXT..layout::STACK_0;
+        let is_whole =
+            |segment: &Segment<'_>| !text.contains(&segment.address) || memory.holds(segment.address, segment.bytes);
+        if !setup.image.segments.iter().all(is_whole) {
+            return Err(PrepareError::Layout);
+        }
+        memory.clear(&text).map_err(PrepareError::Memory)?;
+        fill(memory, setup, |segment| !text.contains(&segment.address)).ok_or(PrepareError::Layout)?;
         self.vcpus.push(first_vcpu(&self.vm, self.next_vcpu, &self.cpuid, setup)?);
         self.next_vcpu += 1;
         self.shared.begin(Turn::of(setup));
@@ -264,9 +272,9 @@ fn features(disk: &dyn Disk, transport: Transport, lanes: usize) -> u64 {
     transport.features() | if disk.read_only() { FEATURE_READ_ONLY } else { 0 } | if lanes > 1 { FEATURE_MQ } else { 0 }
 }
 
-/// Puts image, start info, command line, table pages and control area into memory.
-fn fill(memory: &Memory, setup: &Setup<'_>) -> Option<()> {
-    for segment in &setup.image.segments {
+/// Puts those segments of the image that are missing, start info, command line, table pages and control area into memory.
+fn fill(memory: &Memory, setup: &Setup<'_>, is_missing: impl Fn(&Segment<'_>) -> bool) -> Option<()> {
+    for segment in setup.image.segments.iter().filter(|segment| is_missing(segment)) {
         memory.write(segment.address, segment.bytes).ok()?;
     }
     let mut line = String::new();
@@ -300,7 +308,7 @@ fn fill(memory: &Memory, setup: &Setup<'_>) -> Option<()> {
         let _ = write!(line, " poff={port:x},{:x}", value.unwrap_or(0));
     }
     // Other machines place nothing.
-    if !setup.transport.is_strict() && layout::CONTROL + setup.front.len() as u64 <= layout::IMAGE {
+    if !setup.transport.is_strict() && layout::CONTROL + setup.front.len() as u64 <= layout::HEAP {
         memory.write(layout::CONTROL, setup.front).ok()?;
         let _ = write!(line, " control={:#x},{:x}", layout::CONTROL, setup.front.len());
     }

@@ -10,7 +10,7 @@ const FILE_LEN_MAX: u64 = 512 << 10;
 /// Most bytes of a variant of an op with every codec (ADR 0009).
 const FULL_FILE_LEN_MAX: u64 = 1280 << 10;
 /// The region for an op image, zero-initialised data included (`instar_abi::layout`).
-const REGION: Extent = Extent { start: 0x20_0000, end: 0x40_0000 };
+const REGION: Extent = Extent { start: 0x20_0000, end: 0x64_0000 };
 
 pub fn check() -> Result<Vec<String>> {
     let mut findings = Vec::new();
