@@ -149,6 +149,8 @@ macro_rules! on_every_bus {
                 data_as_long_as_the_address_space_ends_the_run:
                     Case { death: 22, ..DEFAULT } => "GuestFault(Chain { device: 1 })";
                 data_outside_memory_end_the_run: Case { death: 24, ..DEFAULT } => "GuestFault(Chain { device: 1 })";
+                data_in_code_end_the_run: Case { death: 27, ..DEFAULT } => "GuestFault(Chain { device: 1 })";
+                a_status_in_code_ends_the_run: Case { death: 28, ..DEFAULT } => "GuestFault(Chain { device: 1 })";
                 more_requests_than_the_ring_holds_end_the_run:
                     Case { death: 26, ..DEFAULT } => "GuestFault(Ring { device: 1 })";
                 a_queue_that_moves_ends_the_run: Case { death: 30, ..DEFAULT } => "GuestFault(";

@@ -9,6 +9,7 @@ extern crate alloc;
 use alloc::vec;
 use alloc::vec::Vec;
 use instar_abi::error::Error;
+use instar_abi::layout;
 use instar_abi::reply::{End, Frame, encode_frame, pad_batch};
 use instar_abi::request::Request;
 use instar_io::{Action, BlockRequest, Blocks, Env};
@@ -46,7 +47,7 @@ fn die(request: &Request, machine: &mut Machine) -> Result<End, Error> {
         }
         16 => tell(machine, provoke::marks(Vec::with_capacity(HEAP_WORDS).spare_capacity_mut()), u64::MAX),
         30..=34 => return set_up_disk_0_anew(machine, request.now),
-        20..=26 => return break_the_ring_of_disk_0(machine, request.now),
+        20..=28 => return break_the_ring_of_disk_0(machine, request.now),
         13 => return vector_instructions_on_all_lanes(machine),
         _ => return Err(Error::WrongOp),
     }
@@ -73,7 +74,8 @@ fn break_the_ring_of_disk_0(machine: &mut Machine, how: u64) -> Result<End, Erro
     const WRITE: u16 = 2;
     /// Behind 64 descriptors of 16 bytes: the available ring, flags first.
     const AVAILABLE_INDEX: usize = 64 * 16 + 2;
-    const SOMEWHERE: u64 = 0x60_0000;
+    // Zeros: the header of a read of sector 0.
+    let somewhere = alloc::boxed::Box::leak(alloc::boxed::Box::new([0u8; 512])).as_ptr().expose_provenance() as u64;
     let descriptor = |index: usize, address: u64, len: u32, flags: u16, next: u16| {
         let mut bytes = [0; 16];
         bytes[..8].copy_from_slice(&address.to_le_bytes());
@@ -87,25 +89,36 @@ fn break_the_ring_of_disk_0(machine: &mut Machine, how: u64) -> Result<End, Erro
     drop(lane.submit(request));
     match how {
         // A chain that bites its tail.
-        20 => descriptor(0, SOMEWHERE, 16, NEXT, 0),
+        20 => descriptor(0, somewhere, 16, NEXT, 0),
         // A header of no length.
-        21 => descriptor(0, SOMEWHERE, 0, NEXT, 1),
+        21 => descriptor(0, somewhere, 0, NEXT, 1),
         // Data to the end of the address space.
         22 => {
-            descriptor(0, SOMEWHERE, 16, NEXT, 1);
-            descriptor(1, SOMEWHERE, u32::MAX, NEXT | WRITE, 2);
-            descriptor(2, SOMEWHERE, 1, WRITE, 0);
+            descriptor(0, somewhere, 16, NEXT, 1);
+            descriptor(1, somewhere, u32::MAX, NEXT | WRITE, 2);
+            descriptor(2, somewhere, 1, WRITE, 0);
         }
         // A header outside memory.
         23 => descriptor(0, u64::MAX - 8, 16, NEXT, 1),
         // Data outside memory.
         24 => {
-            descriptor(0, SOMEWHERE, 16, NEXT, 1);
+            descriptor(0, somewhere, 16, NEXT, 1);
             descriptor(1, 1 << 40, 512, NEXT | WRITE, 2);
-            descriptor(2, SOMEWHERE, 1, WRITE, 0);
+            descriptor(2, somewhere, 1, WRITE, 0);
         }
         // A next descriptor that is none.
-        25 => descriptor(0, SOMEWHERE, 16, NEXT, 64),
+        25 => descriptor(0, somewhere, 16, NEXT, 64),
+        // Data, and the status, in the op image's text.
+        27 => {
+            descriptor(0, somewhere, 16, NEXT, 1);
+            descriptor(1, layout::TEXT, 512, NEXT | WRITE, 2);
+            descriptor(2, somewhere, 1, WRITE, 0);
+        }
+        28 => {
+            descriptor(0, somewhere, 16, NEXT, 1);
+            descriptor(1, somewhere, 512, NEXT | WRITE, 2);
+            descriptor(2, layout::TEXT, 1, WRITE, 0);
+        }
         // More requests than the ring holds.
         _ => provoke::write_to_ring_of_disk_0(AVAILABLE_INDEX, &1000u16.to_le_bytes()),
     }

@@ -119,10 +119,13 @@ impl Layers {
     }
 
     /// What the host knows of a file, for an operation that asks what is in it: to tell takes a walk through the page cache
-    /// on some file systems.
-    fn host(&self, opened: &Opened) -> extents::Host {
+    /// on some file systems. A qcow2 without room for more than it has follows nobody's holes (`qcow2_detect_metadata_preallocation`
+    /// of QEMU 10.0), so that whoever does not read its content need not know them.
+    fn host(&self, opened: &Opened, format: Option<Format>) -> extents::Host {
+        let is_full = format == Some(Format::Qcow2) && opened.actual_size >= opened.len;
         match self.job.request.op {
             Op::Check(_) => extents::Host::default(),
+            Op::Map(_) | Op::Measure(_) if is_full => extents::Host { data: None, allocated: Some(opened.actual_size) },
             _ => extents::Host::of(opened),
         }
     }
@@ -138,7 +141,7 @@ impl Layers {
         let (id, len) = (opened.id, opened.len);
         self.note_root(opened.path.clone(), below, id);
         self.names.disks.push(opened.path.as_os_str().as_encoded_bytes().to_vec());
-        let host = self.host(&opened);
+        let host = self.host(&opened, format);
         let bytes = FileBytes::source(opened.file, self.reading.cache);
         let bytes = open::in_cache_mode(bytes).map_err(|error| Failure::Open {
             typed: below.1.to_vec(),
@@ -298,7 +301,7 @@ impl Layers {
             .open(&naming, &need.name, deeper + 1, claim)
             .map_err(|refusal| failed(NamedError::Refused(refusal)))?;
         let path = opened.path.clone();
-        let host = self.host(&opened);
+        let host = self.host(&opened, format);
         let bytes = FileBytes::source(opened.file, cache)
             .map_err(|errno| failed(NamedError::Refused(Refusal::Host(errno.raw_os_error()))))?;
         let disk = self.job.add_source(bytes, opened.len, host);
