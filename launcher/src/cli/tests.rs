@@ -21,6 +21,7 @@ use std::sync::{Arc, Mutex};
 struct Guest {
     runs: u32,
     lies: bool,
+    is_kept: bool, // for a next run, which nobody has said will not come
 }
 
 fn content(job: &Job, disk: usize) -> Vec<u8> {
@@ -33,8 +34,13 @@ fn content(job: &Job, disk: usize) -> Vec<u8> {
 }
 
 impl Machine for Guest {
-    fn run(&mut self, job: &Job, _: Then, on_frame: &mut dyn FnMut(Frame)) -> Result<End, NoEnd> {
+    fn rest(&mut self) {
+        self.is_kept = false;
+    }
+
+    fn run(&mut self, job: &Job, then: Then, on_frame: &mut dyn FnMut(Frame)) -> Result<End, NoEnd> {
         self.runs += 1;
+        self.is_kept = then == Then::GoOn;
         assert_eq!(
             instar_abi::request::Request::decode(&job.request.encode().expect("encodes")),
             Ok(job.request.clone())
@@ -113,6 +119,7 @@ fn ours(program: &str, args: &[&str], guest: &mut Guest) -> Outcome {
     let mut terminal = Terminal::new(Mode::Instar, Box::new(out.clone()), Box::new(err.clone()));
     let args = [&[program], args].concat();
     let code = main_on(args.iter().map(OsString::from), guest, &mut terminal);
+    assert!(!guest.is_kept, "{args:?} leaves a machine behind");
     let text = |capture: Capture| String::from_utf8_lossy(&capture.0.lock().expect("not poisoned")).into_owned();
     Outcome { out: text(out), err: text(err), success: code == ExitCode::SUCCESS }
 }
@@ -323,7 +330,8 @@ fn a_conversion_that_fails_leaves_no_new_target_and_harms_no_old_one() {
     for target in [files.name("new"), old.clone()] {
         let outcome = instar(&["convert", "-f", "qcow2", &source, &target]);
         assert_eq!(outcome.err, format!("instar: Could not open '{source}': Image is not in qcow2 format\n"));
-        let lied = ours("instar", &["convert", "-f", "raw", &source, &target], &mut Guest { lies: true, runs: 0 });
+        let lied =
+            ours("instar", &["convert", "-f", "raw", &source, &target], &mut Guest { lies: true, ..Guest::default() });
         assert!(lied.err.contains("broke the protocol") && !lied.success, "{lied:?}");
     }
     assert!(!files.path("new").exists());
@@ -416,7 +424,7 @@ fn a_chain_that_breaks_prints_what_is_known() {
 fn a_guest_that_lies_is_not_believed() {
     let files = Files::new();
     let source = files.add("in", b"x");
-    let outcome = ours("instar", &["info", "-f", "raw", &source], &mut Guest { lies: true, runs: 0 });
+    let outcome = ours("instar", &["info", "-f", "raw", &source], &mut Guest { lies: true, ..Guest::default() });
     assert!(outcome.err.starts_with("instar: the guest broke the protocol: it described no image\nhint: "));
     assert!(outcome.out.is_empty() && !outcome.success);
 }

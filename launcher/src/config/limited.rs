@@ -34,6 +34,10 @@ impl Machine for Limited<'_> {
         self.inner.run(&job, then, on_frame)
     }
 
+    fn rest(&mut self) {
+        self.inner.rest();
+    }
+
     fn host_errno(&self) -> Option<i32> {
         self.inner.host_errno()
     }

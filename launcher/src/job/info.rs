@@ -98,7 +98,6 @@ pub fn chain(
         described.push(level.image);
         Ok(())
     });
-    machine.rest();
     (described, result)
 }
 
@@ -117,6 +116,18 @@ pub(super) struct Level {
 /// # Errors
 /// [`Failure`]; the visitor's.
 pub(super) fn walk(
+    name: ImageName,
+    asked: Asked,
+    policy: &Policy,
+    machine: &mut dyn Machine,
+    visit: &mut dyn FnMut(Level, &mut dyn Machine) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    let result = go_down(name, asked, policy, machine, visit);
+    machine.rest();
+    result
+}
+
+fn go_down(
     name: ImageName,
     asked: Asked,
     policy: &Policy,

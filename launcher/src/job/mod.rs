@@ -63,7 +63,7 @@ pub trait Machine {
     fn run(&mut self, job: &Job, then: Then, on_frame: &mut dyn FnMut(Frame)) -> Result<End, NoEnd>;
 
     /// No run follows, for now: whatever the last one has left for the next is let go, open files among it.
-    fn rest(&mut self) {}
+    fn rest(&mut self);
 
     /// What the host said of the disk's request that the last run failed by, if it did so and the host said
     /// anything: an errno. No guest has a word in it.

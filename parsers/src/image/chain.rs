@@ -50,15 +50,16 @@ pub enum Resolved {
 }
 
 impl Chain {
-    /// Opens `top` and everything below it, as far as the job's answers go. The layer that was asked for last is looked at
+    /// Opens `top` and everything below it, as far as the job's answers go. The lowest layer that they give is looked at
     /// first: as long as one more is missing, nothing above it is read again.
     ///
     /// # Errors
     /// [`Error::Encrypted`]; [`ChainError::NameChanged`]; a chain deeper than the budget; the layers' own.
     pub fn open(io: &mut dyn ReadAt, request: &Request, top: LayerId) -> Result<Resolved, Error> {
         // What is wrong with it is told when its turn comes.
-        let mut newest = newest(request).and_then(|id| Some((id, Joined::open(io, request, id).ok()?)));
-        if let Some((_, joined)) = newest.as_mut().filter(|(_, joined)| !joined.needs.is_empty()) {
+        let lowest = Some(lowest(request, top)).filter(|lowest| *lowest != top);
+        let mut lowest = lowest.and_then(|id| Some((id, Joined::open(io, request, id).ok()?)));
+        if let Some((_, joined)) = lowest.as_mut().filter(|(_, joined)| !joined.needs.is_empty()) {
             return Ok(Resolved::Incomplete(core::mem::take(&mut joined.needs)));
         }
         let mut layers = Vec::new();
@@ -67,7 +68,7 @@ impl Chain {
         let mut expected = Vec::new();
         while let Some(id) = next.take() {
             io.budget().take_layer()?;
-            let joined = match newest.take_if(|(newest, _)| *newest == id) {
+            let joined = match lowest.take_if(|(lowest, _)| *lowest == id) {
                 Some((_, joined)) => joined,
                 None => Joined::open(io, request, id)?,
             };
@@ -214,12 +215,18 @@ impl Chain {
     }
 }
 
-/// The layer that the last of the job's answers gave.
-fn newest(request: &Request) -> Option<LayerId> {
-    request.answers.iter().rev().find_map(|answer| match answer.given {
-        Given::Layer(id) => Some(id),
-        Given::Disk(_) | Given::Refused => None,
-    })
+/// The last layer that one gets to from `top` by what the job says is below each, whatever the layers say.
+fn lowest(request: &Request, top: LayerId) -> LayerId {
+    let below = |id: LayerId| match request.layer(id)?.below {
+        Below::Layer(below) => Some(below),
+        Below::Nothing => None,
+        Below::AsNamed => request.answers.iter().find_map(|answer| match answer.given {
+            Given::Layer(below) if (answer.layer, answer.kind) == (id, NeedKind::Backing) => Some(below),
+            _ => None,
+        }),
+    };
+    // No further than there are layers: a job may lead back to where it was.
+    (0..request.layers.len()).try_fold(top, |id, _| below(id).ok_or(id)).unwrap_or_else(|id| id)
 }
 
 /// A layer with what the job gave for it.

@@ -118,7 +118,7 @@ fn a_data_file_is_made_with_its_image_or_not_at_all() {
         let options = format!("preallocation=full,data_file={data}");
         ours("instar", &["convert", "-f", "raw", "-O", "qcow2", "-o", &options, &raw, &out], guest)
     };
-    let lied = convert(&data, &mut Guest { lies: true, runs: 0 });
+    let lied = convert(&data, &mut Guest { lies: true, ..Guest::default() });
     assert!(!lied.success && !files.path("out").exists() && !files.path("data").exists(), "{lied:?}");
     assert!(convert(&data, &mut Guest::default()).success);
     let blocks = |name: &str| {
