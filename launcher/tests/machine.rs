@@ -135,7 +135,7 @@ macro_rules! on_every_bus {
                     Case { death: 3, ..DEFAULT } => "death: FaultInRing0", "vector_or_line: 8";
                 an_exhausted_heap_is_reported: Case { death: 4, ..DEFAULT } => "HeapExhausted";
                 a_hanging_guest_is_stopped_with_its_place:
-                    Case { death: 5, time: Duration::from_millis(500), ..DEFAULT } => "TimeOut { rip: 2";
+                    Case { death: 5, time: Duration::from_millis(500), ..DEFAULT } => "TimeOut { rip: 4";
                 text_is_not_writable:
                     Case { death: 6, ..DEFAULT } => "death: Fault", "vector_or_line: 14", "error_code: 7";
                 data_is_not_executable: Case { death: 7, ..DEFAULT } => "death: Fault", "vector_or_line: 14";
@@ -186,5 +186,5 @@ deaths! {
         "Panic", "Ok(Done", "done: 10,", "same machine: false";
     a_next_guest_dies_like_any: Case { death: 15, next: Some(1), ..CASE_DEFAULT } => "Ok(NeedsMore) Err(", "Panic";
     a_next_guest_has_the_time_of_a_run:
-        Case { death: 15, next: Some(5), time: Duration::from_millis(500), ..CASE_DEFAULT } => "TimeOut { rip: 2";
+        Case { death: 15, next: Some(5), time: Duration::from_millis(500), ..CASE_DEFAULT } => "TimeOut { rip: 4";
 }

@@ -43,7 +43,8 @@ pub fn region(usable: &[(u64, u64)]) -> Option<(u64, u64)> {
     let &(start, len) =
         usable.iter().find(|&&(start, len)| start <= layout::IMAGE && start.saturating_add(len) > layout::HEAP)?;
     let end = start.saturating_add(len).min(layout::HEAP_END_MAX) & !(layout::LARGE_PAGE_LEN - 1);
-    (end > layout::HEAP).then_some((layout::HEAP, end - layout::HEAP))
+    let len = end.checked_sub(layout::HEAP).filter(|len| *len > 0)?;
+    Some((layout::HEAP, len))
 }
 
 /// Gives the heap its memory.

@@ -57,8 +57,7 @@ impl Chain {
     /// [`Error::Encrypted`]; [`ChainError::NameChanged`]; a chain deeper than the budget; the layers' own.
     pub fn open(io: &mut dyn ReadAt, request: &Request, top: LayerId) -> Result<Resolved, Error> {
         // What is wrong with it is told when its turn comes.
-        let lowest = Some(lowest(request, top)).filter(|lowest| *lowest != top);
-        let mut lowest = lowest.and_then(|id| Some((id, Joined::open(io, request, id).ok()?)));
+        let mut lowest = lowest(request, top).and_then(|id| Some((id, Joined::open(io, request, id).ok()?)));
         if let Some((_, joined)) = lowest.as_mut().filter(|(_, joined)| !joined.needs.is_empty()) {
             return Ok(Resolved::Incomplete(core::mem::take(&mut joined.needs)));
         }
@@ -215,8 +214,9 @@ impl Chain {
     }
 }
 
-/// The last layer that one gets to from `top` by what the job says is below each, whatever the layers say.
-fn lowest(request: &Request, top: LayerId) -> LayerId {
+/// The last layer that one gets to from `top` by what the job says is below each, whatever the layers say; `None`: there is
+/// none below it, or more than a chain may have.
+fn lowest(request: &Request, top: LayerId) -> Option<LayerId> {
     let below = |id: LayerId| match request.layer(id)?.below {
         Below::Layer(below) => Some(below),
         Below::Nothing => None,
@@ -225,8 +225,14 @@ fn lowest(request: &Request, top: LayerId) -> LayerId {
             _ => None,
         }),
     };
-    // No further than there are layers: a job may lead back to where it was.
-    (0..request.layers.len()).try_fold(top, |id, _| below(id).ok_or(id)).unwrap_or_else(|id| id)
+    let mut lowest = top;
+    for _ in 0..request.budget.depth {
+        match below(lowest) {
+            Some(id) => lowest = id,
+            None => return Some(lowest).filter(|id| *id != top),
+        }
+    }
+    None
 }
 
 /// A layer with what the job gave for it.
