@@ -143,6 +143,8 @@ const CASES: &[Case] = &[
         gate: (0.8, 0.8),
         ..INFO
     },
+    Case { name: "check, small", arguments: &["check", "layer1.qcow2"], ..INFO },
+    Case { name: "measure, small", arguments: &["measure", "-O", "qcow2", "layer1.qcow2"], ..INFO },
     Case {
         name: "info of 16 layers",
         arguments: &["info", "--backing-chain", "layer16.qcow2"],

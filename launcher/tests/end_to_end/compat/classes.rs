@@ -277,6 +277,24 @@ fn measure_of_chains_partial_blocks_and_holes() {
     }
 }
 
+/// Of a large qcow2 the host is asked for holes only where they can matter: full, with a hole, set aside, and made in advance.
+#[test]
+fn holes_under_a_large_qcow2_are_followed_as_by_qemu_img() {
+    let Some(programs) = Programs::find() else { return };
+    let directory = scratch();
+    let directory = directory.path();
+    make(directory, "head -c 96M /dev/urandom >a.raw && qemu-img convert -f raw -O qcow2 a.raw full.qcow2");
+    make(directory, "cp full.qcow2 holed.qcow2 && fallocate -p -o 20M -l 30M holed.qcow2");
+    for allocation in ["metadata", "falloc"] {
+        make(directory, &format!("qemu-img create -q -f qcow2 -o preallocation={allocation} {allocation}.qcow2 96M"));
+    }
+    for file in ["full", "holed", "metadata", "falloc"] {
+        let ask = |command: &str| format!("{command} -f qcow2 {file}.qcow2");
+        let commands = ["map --output=json", "map", "measure -O qcow2", "measure --output=json -O raw"].map(ask);
+        same(&programs, directory, &commands.each_ref().map(String::as_str));
+    }
+}
+
 /// L15: what has metadata is checked; raw and the disk formats without a check of their own say so.
 #[test]
 fn check_of_every_format() {
