@@ -10,13 +10,13 @@ use super::terminal::Terminal;
 use super::{Mode, Setup};
 use crate::disk::bytes::CacheMode;
 use crate::job::failure::Failure;
-use crate::job::name::Reading;
+use crate::job::name::{ImageName, Reading};
 use crate::job::{Machine, below, read};
 use crate::render::check;
 use crate::render::errors::Message;
 use crate::render::escape::shown;
 use crate::render::report::Lie;
-use instar_abi::check::Checked;
+use instar_abi::check::{Checked, Finding};
 use instar_abi::error::Error;
 use instar_abi::reply::Frame;
 use instar_abi::request::{Check, LayerId, Op};
@@ -117,6 +117,16 @@ fn typed(parsed: &Parsed, setup: Setup<'_>) -> Result<Typed, UsageError> {
     Ok(Typed { name: name.to_owned(), reading, cache, is_json, is_quiet: parsed.flag("quiet") })
 }
 
+/// The image that is meant.
+fn image(typed: &Typed, parsed: &Parsed) -> Result<ImageName, Failure> {
+    image_name(&typed.name, typed.reading, parsed.last("format"), parsed.flag("force-share"))
+}
+
+fn note_findings(findings: &[Finding], setup: Setup<'_>, terminal: &mut Terminal) {
+    let lines = findings.iter().map(|finding| check::line(finding, setup.mode.program()));
+    terminal.note(&lines.collect::<String>());
+}
+
 /// Checks; findings are told as they come.
 fn checked(
     setup: Setup<'_>,
@@ -125,14 +135,13 @@ fn checked(
     machine: &mut dyn Machine,
     terminal: &mut Terminal,
 ) -> Result<Checked, Failure> {
-    let name = image_name(&typed.name, typed.reading, parsed.last("format"), parsed.flag("force-share"))?;
+    let name = image(typed, parsed)?;
     let op = Op::Check(Check { image: LayerId(0), as_qemu_img: setup.mode == Mode::QemuImg });
     let meant = read::Meant { op, images: vec![name], cache: typed.cache, raw_gate: setup.raw_gate(), lanes: 1 };
     let mut checked = None;
     read::run(&meant, policy(parsed, setup), machine, &mut |told| match told.frame {
         Frame::Findings(findings) if checked.is_none() => {
-            let lines = findings.iter().map(|finding| check::line(finding, setup.mode.program()));
-            terminal.note(&lines.collect::<String>());
+            note_findings(&findings, setup, terminal);
             Ok(())
         }
         Frame::Checked(found) if checked.is_none() => {
@@ -154,8 +163,7 @@ fn below(
     terminal: &mut Terminal,
 ) -> check::Below {
     let mut found = check::Below::default();
-    let result = image_name(&typed.name, typed.reading, parsed.last("format"), parsed.flag("force-share"));
-    let result = result.and_then(|name| {
+    let result = image(typed, parsed).and_then(|name| {
         let policy = policy(parsed, setup)().map_err(Failure::Policy)?;
         let asked = below::Asked { raw_gate: setup.raw_gate(), cache: typed.cache };
         below::run(name, asked, &policy, machine, &mut |news| match news {
@@ -165,8 +173,7 @@ fn below(
                 Ok(())
             }
             below::News::Frame(Frame::Findings(findings)) => {
-                let lines = findings.iter().map(|finding| check::line(finding, setup.mode.program()));
-                terminal.note(&lines.collect::<String>());
+                note_findings(&findings, setup, terminal);
                 Ok(())
             }
             below::News::Frame(Frame::Checked(checked)) => {

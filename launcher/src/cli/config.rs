@@ -48,11 +48,7 @@ pub(super) fn run(args: &[OsString], terminal: &mut Terminal) -> ExitCode {
 
 /// How many keys a file sets, if all of it is understood and the directories that it allows are there.
 fn check(file: &Path) -> Result<usize, PolicyError> {
-    let unreadable = |error: std::io::Error| PolicyError::Unreadable {
-        file: file.to_owned(),
-        errno: error.raw_os_error().unwrap_or(0),
-    };
-    let text = std::fs::read_to_string(file).map_err(unreadable)?;
+    let text = std::fs::read_to_string(file).map_err(|error| PolicyError::unreadable(file, &error))?;
     let mut config = Config::default();
     config.take_file(file, &text)?;
     config.policy(&[])?;

@@ -1,6 +1,6 @@
 //! The keys of a configuration file: what each may be, and what it is now.
 
-use super::{Config, Values};
+use super::Values;
 use crate::gate::policy::Ground;
 use crate::job::limits::{DEPTH_LIMIT, FILES_MAX, SPARSE_LEN_MAX};
 use crate::job::size;
@@ -186,29 +186,8 @@ pub(super) const KEYS: [Key; 13] = [
 #[must_use]
 pub fn nearest(found: &str) -> &'static str {
     // A section alone is like the keys in it, and a key without its section is what it would be there.
-    let like = |key: &&Key| [key.name, key.section(), key.short()].map(|name| distance(found, name)).into_iter().min();
+    let like = |key: &&Key| {
+        [key.name, key.section(), key.short()].map(|name| strsim::levenshtein(found, name)).into_iter().min()
+    };
     KEYS.iter().min_by_key(like).map_or("", |key| key.name)
-}
-
-/// How many letters are to be put in, left out or changed to make one text the other.
-fn distance(one: &str, other: &str) -> usize {
-    let other: Vec<char> = other.chars().collect();
-    let mut row: Vec<usize> = (0..=other.len()).collect();
-    for (index, letter) in one.chars().enumerate() {
-        let mut diagonal = std::mem::replace(&mut row[0], index + 1);
-        for at in 0..other.len() {
-            let changed = diagonal + usize::from(letter != other[at]);
-            diagonal = row[at + 1];
-            row[at + 1] = changed.min(diagonal + 1).min(row[at] + 1);
-        }
-    }
-    row[other.len()]
-}
-
-impl Config {
-    /// Keys that anybody has set.
-    #[must_use]
-    pub fn count(&self) -> usize {
-        self.origins.len() + usize::from(!self.allow.is_empty())
-    }
 }

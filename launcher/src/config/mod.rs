@@ -144,10 +144,7 @@ impl Config {
             match std::fs::read_to_string(file) {
                 Ok(text) => config.take_file(file, &text)?,
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-                Err(error) => {
-                    let errno = error.raw_os_error().unwrap_or(0);
-                    return Err(PolicyError::Unreadable { file: file.clone(), errno });
-                }
+                Err(error) => return Err(PolicyError::unreadable(file, &error)),
             }
         }
         if let Some(ground) = &sources.backing {
@@ -161,13 +158,8 @@ impl Config {
         for dir in from_environment.filter(|dir| !dir.as_os_str().is_empty()) {
             config.allow.push((dir, Origin::Variable("INSTAR_ALLOW_BACKING")));
         }
-        config.allow_typed(sources.allow.iter().cloned());
+        config.allow.extend(sources.allow.iter().map(|dir| (dir.clone(), Origin::Option("--allow-backing"))));
         Ok(config)
-    }
-
-    /// Allows the directories of `--allow-backing`.
-    pub fn allow_typed(&mut self, dirs: impl Iterator<Item = PathBuf>) {
-        self.allow.extend(dirs.map(|dir| (dir, Origin::Option("--allow-backing"))));
     }
 
     /// Takes a file's text.
@@ -210,6 +202,12 @@ impl Config {
             }
         }
         Ok(())
+    }
+
+    /// Keys that anybody has set.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.origins.len() + usize::from(!self.allow.is_empty())
     }
 
     /// What it says, but for the directories.

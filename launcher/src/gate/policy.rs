@@ -104,6 +104,14 @@ pub enum PolicyError {
     },
 }
 
+impl PolicyError {
+    /// A file that the host does not let us read.
+    #[must_use]
+    pub fn unreadable(file: &Path, error: &std::io::Error) -> Self {
+        Self::Unreadable { file: file.to_owned(), errno: error.raw_os_error().unwrap_or(0) }
+    }
+}
+
 impl Policy {
     /// A policy. The directories are looked for now.
     ///

@@ -141,7 +141,6 @@ impl Prepared {
     /// # Errors
     /// [`PrepareError`].
     pub fn new(setup: &Setup<'_>) -> Result<Self, PrepareError> {
-        let step = |step| move |error: kvm_ioctls::Error| PrepareError::Kvm { step, error: error.into() };
         let kvm = Kvm::new().map_err(|error| PrepareError::OpenKvm(error.into()))?;
         let vm = kvm.create_vm().map_err(step("KVM_CREATE_VM"))?;
         let large_end = if setup.large_pages { setup.memory_len } else { layout::HEAP_SECOND_PAGE };
@@ -246,8 +245,12 @@ impl Prepared {
 /// Most vCPUs of one machine: any KVM has more (`KVM_CAP_MAX_VCPUS`).
 const VCPUS_MAX: u64 = 32;
 
+/// What a step that KVM refuses is to a preparation.
+fn step(step: &'static str) -> impl FnOnce(kvm_ioctls::Error) -> PrepareError {
+    move |error| PrepareError::Kvm { step, error: error.into() }
+}
+
 fn create_vcpu(vm: &VmFd, id: u64, cpuid: &CpuId) -> Result<VcpuFd, PrepareError> {
-    let step = |step| move |error: kvm_ioctls::Error| PrepareError::Kvm { step, error: error.into() };
     let fd = vm.create_vcpu(id).map_err(step("KVM_CREATE_VCPU"))?;
     fd.set_cpuid2(cpuid).map_err(step("KVM_SET_CPUID2"))?;
     Ok(fd)
@@ -256,8 +259,7 @@ fn create_vcpu(vm: &VmFd, id: u64, cpuid: &CpuId) -> Result<VcpuFd, PrepareError
 /// The vCPU of lane 0, at the image's entry.
 fn first_vcpu(vm: &VmFd, id: u64, cpuid: &CpuId, setup: &Setup<'_>) -> Result<Vcpu, PrepareError> {
     let fd = create_vcpu(vm, id, cpuid)?;
-    vcpu::enter(&fd, setup.image.entry)
-        .map_err(|error| PrepareError::Kvm { step: "KVM_SET_SREGS", error: error.into() })?;
+    vcpu::enter(&fd, setup.image.entry).map_err(step("KVM_SET_SREGS"))?;
     Ok(Vcpu { lane: 0, fd, queues: LaneQueues::new(&setup.devices).taking(setup.transport.chains()) })
 }
 
