@@ -3,19 +3,19 @@
 //! Each case runs in a process of its own, because a run locks its process down for good: the test
 //! starts this very binary again with the case's name, and the child prints what it saw.
 
-use instar::disk::Disk;
-use instar::disk::file::SourceFile;
+#[path = "common/provoke.rs"]
+mod provoke;
+
 use instar::job::{Machine as _, Then};
 use instar::machine::{self, Engine, Job, Limits, Transport};
 use instar_abi::reply::Frame;
-use instar_abi::request::{Budget, Disk as RequestDisk, DiskId, Layer, LayerId, Op, RawGate, Request};
-use std::io::Write as _;
+use instar_abi::request::Request;
+use provoke::{disk_of, image, request};
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 const CASE: &str = "INSTAR_TEST_CASE";
-const IMAGES: &str = "INSTAR_TEST_IMAGES";
 
 /// What a child is to do: how the guest dies, and on what machine.
 #[derive(Clone, Copy)]
@@ -32,13 +32,9 @@ const CASE_DEFAULT: Case =
 
 /// Runs `case` in a child and returns what it printed; `None`: skipped.
 fn in_child(test: &str, case: Case) -> Option<String> {
-    let Some(images) = std::env::var_os(IMAGES) else {
-        println!("skipped: needs test images; `cargo xtask test` builds them");
-        return None;
-    };
+    let image = image()?;
     if std::env::var_os(CASE).is_some() {
-        let image = std::fs::read(std::path::Path::new(&images).join("provoke")).expect("provoke is built");
-        child(image.leak(), case);
+        child(image, case);
     }
     let started = Instant::now();
     let exe = std::env::current_exe().expect("a test binary knows itself");
@@ -67,9 +63,7 @@ fn two_runs(mut engine: Engine, job: instar::Job, next: u64) -> ! {
     let first = run(&job, &mut running);
     let waiting = children();
     // Another disk, too: it has to get to the child.
-    let mut file = tempfile::tempfile().expect("a file");
-    file.write_all(&[5; 512]).expect("written");
-    let disks: Vec<Arc<dyn Disk>> = vec![Arc::new(SourceFile::new(file, 512))];
+    let disks = vec![disk_of(5)];
     let request = Request { now: next, ..job.request };
     let second = run(&instar::Job { disks, request, ..job }, &mut running);
     engine.rest();
@@ -79,16 +73,7 @@ fn two_runs(mut engine: Engine, job: instar::Job, next: u64) -> ! {
 }
 
 fn child(image: &'static [u8], case: Case) -> ! {
-    let mut file = tempfile::tempfile().expect("a file");
-    file.write_all(&[3; 512]).expect("written");
-    let disk: Arc<dyn Disk> = Arc::new(SourceFile::new(file, 512));
-    let request = Request::new(
-        Op::Info { image: LayerId(0), details: false },
-        vec![RequestDisk::read_only(512)],
-        vec![Layer::new(DiskId(0), None, RawGate::Open)],
-        Budget { heap_bytes: 1 << 20, read_bytes: 1 << 20, steps: 1000, depth: 1 },
-    );
-    let request = Request { now: case.death, lanes: case.lanes, ..request };
+    let (disk, request) = (disk_of(3), request(case.death, case.lanes));
     let limits =
         Limits { memory_len: 16 << 20, reply_len: 1 << 20, time: case.time, largest_file: None, large_pages: false };
     if let Some(next) = case.next {

@@ -1,6 +1,7 @@
 //! The built binaries in real VMs, as a user has them; judged by programs that we did not write.
 
 mod check_chain;
+#[path = "../common/mod.rs"]
 mod common;
 mod compat;
 mod config;
