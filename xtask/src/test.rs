@@ -27,6 +27,9 @@ struct Tally {
     ignored: usize,
     /// How often each missing thing made a test say "skipped: needs …".
     skipped: BTreeMap<String, usize>,
+    /// How often a test that runs on several engines did without one: "skipped: no firecracker". That is no failure even
+    /// where skips are, as no distribution has all of them.
+    engines: BTreeMap<String, usize>,
 }
 
 impl Tally {
@@ -47,6 +50,8 @@ impl Tally {
             }
         } else if let Some(what) = line.trim_start().strip_prefix("skipped: needs ") {
             *self.skipped.entry(what.to_owned()).or_default() += 1;
+        } else if let Some(engine) = line.trim_start().strip_prefix("skipped: no ") {
+            *self.engines.entry(engine.to_owned()).or_default() += 1;
         }
     }
 
@@ -98,6 +103,9 @@ pub fn test(options: &Options) -> Result<()> {
     for (what, count) in &tally.skipped {
         println!("{count} x skipped: needs {what}");
     }
+    for (engine, count) in &tally.engines {
+        println!("{count} x without engine {engine}");
+    }
     let skipped: usize = tally.skipped.values().sum();
     println!("{} passed, {} failed, {skipped} skipped", tally.passed - skipped.min(tally.passed), tally.failed);
     match tally.complaint(expected, options.strict) {
@@ -146,6 +154,13 @@ mod tests {
         let tally = tally(&[GOOD, "skipped: needs strace"]);
         assert!(tally.complaint(Some(3), false).is_none());
         assert!(tally.complaint(Some(3), true).is_some_and(|text| text.contains("strace")));
+    }
+
+    #[test]
+    fn an_engine_that_is_not_there_is_counted_and_is_no_skip() {
+        let tally = tally(&[GOOD, "skipped: no firecracker", "skipped: no firecracker"]);
+        assert_eq!((tally.engines["firecracker"], tally.skipped.len()), (2, 0));
+        assert_eq!(tally.complaint(Some(3), true), None);
     }
 
     #[test]
