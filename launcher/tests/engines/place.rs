@@ -3,49 +3,41 @@
 use instar::job::Machine as _;
 use instar::machine::{Accelerator, Choice, Engine, MachineError, Program, QemuMachine, Transport};
 
-/// What makes the machine.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
-    Builtin(Transport),
-    Outside(Program),
-}
-
 const KVM: Program = Program::Qemu(QemuMachine::Microvm, Accelerator::Kvm);
 pub const TCG: Program = Program::Qemu(QemuMachine::Microvm, Accelerator::Tcg);
 pub const Q35: Program = Program::Qemu(QemuMachine::Q35, Accelerator::Tcg);
 
-const PLACES: [(&str, Place); 9] = [
-    ("table", Place::Builtin(Transport::Table)),
-    ("strict-mmio", Place::Builtin(Transport::StrictMmio)),
-    ("pci", Place::Builtin(Transport::Pci)),
-    ("pci-by-ports", Place::Builtin(Transport::PciByPorts)),
-    ("qemu-kvm", Place::Outside(KVM)),
-    ("qemu-tcg", Place::Outside(TCG)),
-    ("qemu-q35", Place::Outside(Q35)),
-    ("cloud-hypervisor", Place::Outside(Program::CloudHypervisor)),
-    ("firecracker", Place::Outside(Program::Firecracker)),
+/// The built-in machine's buses.
+const BUSES: [(&str, Transport); 4] = [
+    ("table", Transport::Table),
+    ("strict-mmio", Transport::StrictMmio),
+    ("pci", Transport::Pci),
+    ("pci-by-ports", Transport::PciByPorts),
 ];
 
-fn place(name: &str) -> Place {
-    PLACES.iter().find(|(known, _)| *known == name).expect("a place").1
-}
+/// The programs of others.
+pub const PROGRAMS: [(&str, Program); 5] = [
+    ("qemu-kvm", KVM),
+    ("qemu-tcg", TCG),
+    ("qemu-q35", Q35),
+    ("cloud-hypervisor", Program::CloudHypervisor),
+    ("firecracker", Program::Firecracker),
+];
 
 /// Whether a place is one of the built-in machine's buses.
 pub fn is_builtin(name: &str) -> bool {
-    matches!(place(name), Place::Builtin(_))
+    BUSES.iter().any(|(known, _)| *known == name)
 }
 
 /// The engine of a place, for a child.
 pub fn engine(name: &str, words: fn(&MachineError) -> String) -> Engine {
-    let engine = Engine::new(words);
-    match place(name) {
-        Place::Builtin(transport) => engine.on(transport),
-        Place::Outside(program) => {
-            let mut engine = engine;
-            engine.choose(Choice::Outside(program));
-            engine
-        }
+    let mut engine = Engine::new(words);
+    if let Some((_, transport)) = BUSES.iter().find(|(known, _)| *known == name) {
+        return engine.on(*transport);
     }
+    let (_, program) = PROGRAMS.iter().find(|(known, _)| *known == name).expect("a place");
+    engine.choose(Choice::Outside(*program));
+    engine
 }
 
 /// Whether a program is here; if not, the test says so and does without it. One that the environment names must be.
@@ -64,16 +56,10 @@ pub fn is_here(program: Program, name: &str) -> bool {
 
 /// Places to try; those that lack their program are named.
 pub fn places() -> impl Iterator<Item = &'static str> {
-    PLACES
-        .iter()
-        .filter(|&&(name, place)| match place {
-            Place::Builtin(_) => true,
-            Place::Outside(program) => is_here(program, name),
-        })
-        .map(|&(name, _)| name)
+    BUSES.iter().map(|(name, _)| *name).chain(programs())
 }
 
 /// Those of them that are programs.
 pub fn programs() -> impl Iterator<Item = &'static str> {
-    places().filter(|name| !is_builtin(name))
+    PROGRAMS.iter().filter(|(name, program)| is_here(*program, name)).map(|(name, _)| *name)
 }

@@ -2,6 +2,7 @@
 
 use crate::common::scratch;
 use crate::launch::{be_launcher_if_told, has_images, launch_with, name_of};
+use crate::place::{PROGRAMS, is_here};
 use std::path::Path;
 
 /// A program in the directory that poses as QEMU, and then does what the script says.
@@ -63,6 +64,42 @@ fn a_program_that_gives_no_result_is_told_with_its_last_words() {
     let arguments = ["info", "-f", "raw", "a.raw"];
     let ran = launch_with(test, "qemu-tcg", directory.path(), &arguments, &[("INSTAR_QEMU", &nowhere)]);
     assert!(ran.err.contains("hint: INSTAR_QEMU names the binary"), "{}", ran.err);
+}
+
+/// One more is told before the program is looked for. As many as there is room for do run.
+#[test]
+fn a_program_has_room_for_as_many_devices_as_it_is_said_to_have() {
+    be_launcher_if_told();
+    if !has_images() {
+        return;
+    }
+    let directory = scratch();
+    let here = directory.path();
+    let names: Vec<String> = (0..30).map(|index| format!("{index}.raw")).collect();
+    for (index, name) in (0..).zip(&names) {
+        std::fs::write(here.join(name), [index; 512]).expect("written");
+    }
+    let test = name_of(a_program_has_room_for_as_many_devices_as_it_is_said_to_have);
+    for (place, program) in PROGRAMS {
+        let most = program.devices_max();
+        // Beside the sources the control device and the target.
+        let convert = |sources: usize, environment: &[(&str, &Path)]| {
+            let sources = names[..sources].iter().map(String::as_str);
+            let arguments = ["convert", "-f", "raw", "-O", "raw"].into_iter().chain(sources).chain(["out"]);
+            launch_with(test, place, here, &arguments.collect::<Vec<_>>(), environment)
+        };
+        let refused = convert(most - 1, &[(program.variable(), &here.join("nowhere"))]);
+        assert_eq!(refused.code, Some(1), "{place}");
+        let words = format!("has room for {most} devices, and each file being one this takes {}\n", most + 1);
+        assert!(refused.err.contains(&words) && !here.join("out").exists(), "{place}: {}", refused.err);
+        if is_here(program, place) {
+            let ran = convert(most - 2, &[]);
+            assert_eq!(ran.code, Some(0), "{place}: {}", ran.err);
+            let made = std::fs::read(here.join("out")).expect("made");
+            assert!(made.chunks(512).map(|sector| sector[0]).eq(0..u8::try_from(most - 2).expect("few")), "{place}");
+            std::fs::remove_file(here.join("out")).expect("there");
+        }
+    }
 }
 
 #[test]

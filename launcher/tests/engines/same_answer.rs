@@ -107,3 +107,27 @@ fn a_length_that_is_no_multiple_of_a_sector_is_kept_by_every_program() {
         std::fs::remove_file(directory.path().join("out")).expect("there");
     }
 }
+
+/// Seventeen devices, which is all that the narrowest machine has.
+#[test]
+fn a_chain_of_the_usual_depth_is_read_on_every_engine() {
+    be_launcher_if_told();
+    if !has_images() || !has("qemu-img") {
+        return;
+    }
+    let directory = scratch();
+    make(
+        directory.path(),
+        "qemu-img create -q -f qcow2 0.qcow2 4M
+        for i in $(seq 15); do qemu-img create -q -f qcow2 -b $((i-1)).qcow2 -F qcow2 $i.qcow2; done
+        for i in $(seq 0 15); do qemu-io -f qcow2 -c \"write -q -P $i $((i*64))k 128k\" $i.qcow2; done",
+    );
+    let arguments = ["map", "--output=json", "15.qcow2"];
+    let theirs = run(directory.path(), Path::new("qemu-img"), &arguments);
+    assert!(theirs.status.success());
+    for place in places() {
+        let test = name_of(a_chain_of_the_usual_depth_is_read_on_every_engine);
+        let ran = launch(test, place, directory.path(), &arguments);
+        assert!(ran.code == Some(0) && ran.out == theirs.stdout, "{place}: {}", ran.err);
+    }
+}

@@ -6,6 +6,9 @@ use std::process::Command;
 /// Its configuration space, and ACPI's sleep port: byte 0x34 is S5.
 pub const WORDS: &str = "ecam=0xe8000000 poff=600,34";
 
+/// Places of its PCI bus: the first is the bridge's, one is its own source of randomness.
+pub const DEVICES_MAX: usize = 30;
+
 /// The arguments of a run.
 pub fn arguments(command: &mut Command, plan: &Plan<'_>) {
     command.args([

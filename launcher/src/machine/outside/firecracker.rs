@@ -8,6 +8,10 @@ use std::process::Command;
 /// The keyboard controller's reset line.
 pub const WORDS: &str = "poff=64,fe";
 
+/// Interrupt lines 5 to 23, a device each, but for two of its own (`GSI_LEGACY_START`, VMGenID, VMClock). On PCI it has room for
+/// more, in windows that the guest does not map.
+pub const DEVICES_MAX: usize = 17;
+
 /// The arguments of a run, and the configuration they name.
 ///
 /// # Errors

@@ -91,6 +91,10 @@ impl Running {
     /// [`MachineError`].
     pub fn start(program: Program, job: &Job<'_>) -> Result<Self, MachineError> {
         let failed = |error| MachineError::Outside(error);
+        let (needed, most) = (job.disks.len() + 1, program.devices_max());
+        if needed > most {
+            return Err(failed(OutsideError::Program(ProgramError::Devices { name: program.name(), needed, most })));
+        }
         let (directory, guardian) = Directory::new().map_err(OutsideError::Directory).map_err(failed)?;
         let nonce = super::nonce()?;
         let started = || -> io::Result<_> {

@@ -69,6 +69,15 @@ pub enum ProgramError {
         /// The environment variable that names another.
         variable: &'static str,
     },
+    /// Its machine has fewer places for devices than the run needs.
+    Devices {
+        /// Its name.
+        name: &'static str,
+        /// Devices of the run, the control device among them.
+        needed: usize,
+        /// Most that it can have.
+        most: usize,
+    },
     /// It needs /dev/kvm, which can't be opened.
     Kvm {
         /// Its name.
@@ -158,6 +167,17 @@ impl Program {
             // Its devices have one queue.
             Self::Firecracker => 1,
             Self::Qemu(..) | Self::CloudHypervisor => layout::LANES_MAX,
+        }
+    }
+
+    /// Most devices of its machine, the control device among them.
+    #[must_use]
+    pub const fn devices_max(self) -> usize {
+        match self {
+            Self::Qemu(QemuMachine::Microvm, _) => qemu::MICROVM_DEVICES_MAX,
+            Self::Qemu(QemuMachine::Q35, _) => qemu::Q35_DEVICES_MAX,
+            Self::CloudHypervisor => cloud_hypervisor::DEVICES_MAX,
+            Self::Firecracker => firecracker::DEVICES_MAX,
         }
     }
 

@@ -139,6 +139,10 @@ fn program(error: &ProgramError) -> Message {
             Message::new(format!("engine {name} needs version {major}.{minor} or later, and found '{found}'"))
                 .with_hint(format!("{variable} names another binary"))
         }
+        ProgramError::Devices { name, needed, most } => Message::new(format!(
+            "engine {name} has room for {most} devices, and each file being one this takes {needed}"
+        ))
+        .with_hint("--engine builtin has room for every chain that may be opened"),
         ProgramError::Kvm { name, error } => {
             Message::new(format!("engine {name} needs '/dev/kvm', which can't be opened: {}", io_text(error)))
                 .with_hint("--engine qemu does without, slowly")
