@@ -33,11 +33,18 @@ const PROFILE: &[&str] = &[
 const RUN_LONG: &[&str] = &["opt-level=3", "codegen-units=1"];
 /// Built again after every small change and run for seconds: what did not change is kept.
 const BUILD_AGAIN: &[&str] = &["opt-level=1", "codegen-units=64", "incremental=true"];
+/// Built once, and looked at: a block of the machine's code is one of the source's.
+const MEASURE_LINES: &[&str] = &["opt-level=0", "codegen-units=16", "incremental=true", "package.\"*\".opt-level=3"];
+/// Tables of addresses hold them in the file, and what nobody calls is there too.
+const AS_LINKED: &str =
+    "-Cllvm-args=-sanitizer-coverage-prune-blocks=0 -Crelocation-model=static -Clink-arg=-no-pie -Clink-dead-code";
 
 /// MiB of memory that a target may take; the parsers' own budget is 64 MiB of heap.
 const RSS_LIMIT_MIB: u32 = 2048;
 /// Seconds for one input: a hang is a finding.
 const TIMEOUT_S: u32 = 25;
+/// The same where nothing is optimised, and what is too slow would be left out.
+const MEASURE_TIMEOUT_S: u32 = 900;
 /// Seconds for one input from which it is reported as slow.
 const SLOW_S: u32 = 10;
 
@@ -58,6 +65,25 @@ pub enum Purpose {
     RunLong,
     /// Many builds, each of a small change.
     BuildAgain,
+    /// Blocks that are those of the source, at addresses that the file says.
+    MeasureLines,
+}
+
+impl Purpose {
+    const fn timeout_s(self) -> u32 {
+        match self {
+            Self::RunLong | Self::BuildAgain => TIMEOUT_S,
+            Self::MeasureLines => MEASURE_TIMEOUT_S,
+        }
+    }
+
+    const fn profile(self) -> &'static [&'static str] {
+        match self {
+            Self::RunLong => RUN_LONG,
+            Self::BuildAgain => BUILD_AGAIN,
+            Self::MeasureLines => MEASURE_LINES,
+        }
+    }
 }
 
 impl Build {
@@ -77,17 +103,20 @@ impl Build {
     /// The command that builds these targets.
     pub fn command(&self, names: &[&str]) -> Command {
         let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-        command.current_dir(&self.root).env("RUSTFLAGS", RUSTFLAGS).env("CARGO_TARGET_DIR", &self.target);
+        command.current_dir(&self.root).env("RUSTFLAGS", self.rustflags()).env("CARGO_TARGET_DIR", &self.target);
         command.env_remove("CARGO_ENCODED_RUSTFLAGS");
         command.args(["build", "--quiet", "--package=instar-fuzz", "--features=libfuzzer", "--profile=fuzz"]);
         command.arg(format!("--target={TRIPLE}"));
-        let purpose = match self.purpose {
-            Purpose::RunLong => RUN_LONG,
-            Purpose::BuildAgain => BUILD_AGAIN,
-        };
-        command.args(PROFILE.iter().chain(purpose).map(|line| format!("--config=profile.fuzz.{line}")));
+        command.args(PROFILE.iter().chain(self.purpose.profile()).map(|line| format!("--config=profile.fuzz.{line}")));
         command.args(names.iter().map(|name| format!("--bin={name}")));
         command
+    }
+
+    fn rustflags(&self) -> String {
+        match self.purpose {
+            Purpose::RunLong | Purpose::BuildAgain => RUSTFLAGS.to_owned(),
+            Purpose::MeasureLines => format!("{RUSTFLAGS} {AS_LINKED}"),
+        }
     }
 
     /// Where the binary of a target is.
@@ -181,6 +210,19 @@ pub fn run(
     finish(command, log)
 }
 
+/// Runs a target once over every input of these folders, of which the first is empty, and leaves in `control` what each met.
+///
+/// # Errors
+/// It does not start, or does not get to the end.
+pub fn merge(build: &Build, target: &Target, folders: &[PathBuf], control: &Path, log: &Path) -> Result<()> {
+    let mut command = command(build, target)?;
+    command.arg("-merge=1").arg(format!("-merge_control_file={}", control.display())).args(folders);
+    match finish(command, log)?.0.finding {
+        Some(finding) => bail!("{}: {}", target.name, finding.signature),
+        None => Ok(()),
+    }
+}
+
 /// Runs a target over one input.
 ///
 /// # Errors
@@ -199,7 +241,7 @@ fn command(build: &Build, target: &Target) -> Result<Command> {
         .env("RUST_BACKTRACE", "1")
         .arg(format!("-max_len={}", target.max_len))
         .arg(format!("-rss_limit_mb={RSS_LIMIT_MIB}"))
-        .arg(format!("-timeout={TIMEOUT_S}"))
+        .arg(format!("-timeout={}", build.purpose.timeout_s()))
         .arg(format!("-report_slow_units={SLOW_S}"))
         .arg(format!("-artifact_prefix={}/", artifacts(&target.name)?.display()))
         .arg("-print_final_stats=1");
@@ -213,7 +255,10 @@ fn finish(mut command: Command, log: &Path) -> Result<(Outcome, Duration)> {
     let took = start.elapsed();
     let text = String::from_utf8_lossy(&fs::read(log)?).into_owned();
     let outcome = read(&text, status.success());
-    if outcome.finding.is_none() && outcome.executions == 0 && !text.contains("Executed ") {
+    if outcome.finding.is_none()
+        && outcome.executions == 0
+        && !["Executed ", "MERGE-OUTER: "].iter().any(|word| text.contains(word))
+    {
         bail!("{} ran no input, see {}", command.get_program().to_string_lossy(), log.display());
     }
     Ok((outcome, took))

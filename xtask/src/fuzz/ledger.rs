@@ -49,12 +49,9 @@ fn path() -> PathBuf {
 /// # Errors
 /// The ledger can't be written, or git does not answer.
 pub fn append(target: &str, outcome: &Outcome, took: Duration) -> Result<()> {
-    let git = |arguments: &[&str]| output(Command::new("git").current_dir(root()).args(arguments));
-    let commit = git(&["rev-parse", "--short=12", "HEAD"])?;
-    let changed = !git(&["status", "--porcelain", "--", "*.rs", "*.toml"])?.is_empty();
     let line = serde_json::json!({
         "target": target,
-        "commit": format!("{}{}", commit.trim(), if changed { "+" } else { "" }),
+        "commit": commit()?,
         "seconds": took.as_secs(),
         "executions": outcome.executions,
         "edges": outcome.edges,
@@ -63,6 +60,17 @@ pub fn append(target: &str, outcome: &Outcome, took: Duration) -> Result<()> {
     });
     let mut file = fs::OpenOptions::new().create(true).append(true).open(path())?;
     Ok(writeln!(file, "{line}")?)
+}
+
+/// The tree as it is, with `+` where it was changed.
+///
+/// # Errors
+/// git does not answer.
+pub fn commit() -> Result<String> {
+    let git = |arguments: &[&str]| output(Command::new("git").current_dir(root()).args(arguments));
+    let commit = git(&["rev-parse", "--short=12", "HEAD"])?;
+    let changed = !git(&["status", "--porcelain", "--", "*.rs", "*.toml"])?.is_empty();
+    Ok(format!("{}{}", commit.trim(), if changed { "+" } else { "" }))
 }
 
 /// All runs.

@@ -3,8 +3,12 @@
 //! The targets are functions of the crate `instar-fuzz`, listed once in `fuzz/targets.toml`. [`engine`] builds them with
 //! libFuzzer and the compiler's own coverage, and reads what libFuzzer says.
 
+mod coverage;
 pub mod engine;
+mod issues;
 pub mod ledger;
+mod lines;
+mod nightly;
 mod plant;
 pub mod registry;
 mod replay;
@@ -34,6 +38,10 @@ pub enum Verb {
     Ledger(ledger::Options),
     /// Say where each target stands: hours, executions, its last finding and what has been clean since
     Report,
+    /// Say which lines and functions of the code under test the kept inputs reach
+    Coverage(coverage::Options),
+    /// Every target for its share of a night; findings are put on record, and only what nobody was told about fails
+    Nightly(nightly::Options),
     /// Minimise an input that is a finding
     Tmin(tmin::Options),
 }
@@ -47,6 +55,8 @@ pub fn fuzz(verb: &Verb) -> Result<()> {
         Verb::Plant(options) => plant::plant(options),
         Verb::Ledger(options) => ledger::ledger(options),
         Verb::Report => report::report(),
+        Verb::Coverage(options) => coverage::coverage(options),
+        Verb::Nightly(options) => nightly::nightly(options),
         Verb::Tmin(options) => tmin::tmin(options),
     }
 }
