@@ -114,21 +114,36 @@ impl Worker {
 
     /// Has a child that waits run this job, of whose disks it has the first `kept`. One that does not take the order is
     /// dead when its report is read.
-    pub fn order(&mut self, job: &Job<'_>, disks: &[Arc<dyn Disk>], kept: usize) {
+    ///
+    /// # Errors
+    /// It has said something since its last run: that would be read as the front of what it says of this one.
+    pub fn order(&mut self, job: &Job<'_>, disks: &[Arc<dyn Disk>], kept: usize) -> Result<(), NoEnd> {
+        self.is_silent()?;
         self.child.renew(bounds(&job.limits));
         self.disks = disks.to_vec();
         let sent = job.request.encode().map_err(io::Error::other);
         if sent.and_then(|request| orders::send(&self.orders, kept, &disks[kept..], &request)).is_err() {
             self.child.kill();
         }
+        Ok(())
+    }
+
+    /// A child whose run is over has no more to say, unless somebody has taken it over.
+    fn is_silent(&mut self) -> Result<(), NoEnd> {
+        if self.child.has_more().map_err(|error| NoEnd::Machine(MachineError::Host(error)))? {
+            self.child.kill();
+            return Err(NoEnd::Machine(MachineError::Reply(ReplyFault::AfterEnd)));
+        }
+        Ok(())
     }
 
     /// Hands over the frames of the run and tells how it ended; with it comes the child, where it waits for the next job
-    /// and has nothing to write.
+    /// and has nothing to write. A report that goes on behind its end is refused.
     pub fn finish(mut self, on_frame: &mut dyn FnMut(Frame), job: &Job<'_>) -> Result<(Last, Option<Self>), NoEnd> {
         let host = |error| NoEnd::Machine(MachineError::Host(error));
         let said = report::read_frames(&mut self.child, on_frame);
         if let Said::End(last) = said {
+            self.is_silent()?;
             let writes = job.request.disks.iter().any(|disk| disk.access != Access::ReadOnly);
             let goes_on = last.waits && (!writes || last.end == End::NeedsMore) && process::stop_signal().is_none();
             if goes_on {
@@ -197,3 +212,6 @@ fn child_main(
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -67,7 +67,7 @@ impl Engine {
         let waiting = self.worker.take().and_then(|worker| Some((worker.can_run(&watched.job, disks)?, worker)));
         let worker = match waiting {
             Some((kept, mut worker)) => {
-                worker.order(&watched.job, disks, kept);
+                worker.order(&watched.job, disks, kept)?;
                 worker
             }
             None => {

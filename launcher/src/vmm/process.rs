@@ -261,6 +261,15 @@ impl Child {
         Ok(Heard::Bytes)
     }
 
+    /// Whether the child has written more than was asked for.
+    ///
+    /// # Errors
+    /// The host's.
+    pub fn has_more(&self) -> io::Result<bool> {
+        // A pipe that is readable may also be one whose other end is gone.
+        Ok(self.taken < self.ahead.len() || rustix::io::ioctl_fionread(&self.report)? > 0)
+    }
+
     /// Another report begins, within these bounds.
     pub fn renew(&mut self, bounds: Bounds) {
         self.bounds = bounds;
@@ -385,6 +394,17 @@ mod tests {
         }
         assert_eq!(count, 256);
         assert_eq!(child.wait().expect("ends"), Ended::Signalled(libc::SIGKILL));
+    }
+
+    #[test]
+    fn what_nobody_asked_for_is_noticed_and_a_child_that_is_gone_has_nothing_to_say() {
+        let mut child = child(100, Duration::from_secs(60), |mut pipe| i32::from(pipe.write_all(b"abcd").is_err()));
+        let mut bytes = [0; 3];
+        assert_eq!(child.read_report(&mut bytes, &mut || {}).expect("read"), Heard::Bytes);
+        assert!(child.has_more().expect("a pipe"));
+        assert_eq!(child.read_report(&mut bytes[..1], &mut || {}).expect("read"), Heard::Bytes);
+        assert_eq!(child.read_report(&mut bytes[..1], &mut || {}).expect("read"), Heard::End);
+        assert!(!child.has_more().expect("a pipe"));
     }
 
     #[test]
