@@ -6,7 +6,7 @@ use super::report::{Collector, Report};
 use super::zone::Zone;
 use instar_abi::facts::{self, Node, Value};
 use instar_abi::format::Format;
-use instar_abi::reply::Frame;
+use instar_abi::reply::{Frame, MapExtent};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -326,4 +326,75 @@ fn names_of_any_bytes_agree_with_qemu_img_in_json() {
         let described = Described { report: report(image, vec![], v3(vec![])), file: judge.file("n.qcow2") };
         same(&judge.run("UTC", &["info", "--output=json", "n.qcow2"]), &to_json(&described));
     }
+}
+
+/// What an output has from one version of QEMU on, and what it had in its place before.
+struct Boundary {
+    since: (u32, u32),
+    output: &'static str,
+    has: &'static str,
+    had: Option<&'static str>,
+}
+
+/// # Source
+/// What each release changed, and `qapi/block-core.json` for what came after the version that is followed.
+const BOUNDARIES: &[Boundary] = &[
+    Boundary { since: (5, 2), output: "info --output=json", has: "\"icount\"", had: None },
+    Boundary { since: (6, 1), output: "info --output=json", has: "\"dirty-flag\"", had: None },
+    Boundary { since: (6, 1), output: "map --output=json", has: "\"present\"", had: None },
+    Boundary { since: (8, 0), output: "info", has: "Child node '/file':", had: None },
+    Boundary { since: (8, 0), output: "info --output=json", has: "\"children\"", had: None },
+    Boundary { since: (8, 2), output: "map --output=json", has: "\"compressed\"", had: None },
+    Boundary {
+        since: (9, 0),
+        output: "info",
+        has: "ID      TAG               VM_SIZE                DATE        VM_CLOCK     ICOUNT",
+        had: Some("ID        TAG               VM SIZE                DATE     VM CLOCK     ICOUNT"),
+    },
+    // What a node's requests are bound to.
+    Boundary { since: (10, 1), output: "info --output=json", has: "\"limits\"", had: None },
+];
+
+/// O4: an output has the keys of the version that is followed, and none of a later one.
+#[test]
+fn both_sides_of_every_version_boundary() {
+    let mut numbers = crate::cli::QEMU_IMG_VERSION.split('.').map(|number| number.parse::<u32>().expect("a number"));
+    let followed = (numbers.next().expect("a number"), numbers.next().expect("a number"));
+    let Some(judge) = Judge::new() else { return };
+    judge.make(&["create", "-q", "-f", "qcow2", "a.qcow2", "1M"]);
+    judge.make(&["snapshot", "-c", "s", "a.qcow2"]);
+    let json = judge.run("UTC", &["info", "--output=json", "a.qcow2"]);
+    let (date_seconds, date_nanoseconds) = dates(&json)[0];
+    let snapshot = facts::Snapshot {
+        id: b"1".to_vec(),
+        name: b"s".to_vec(),
+        vm_state_size: 0,
+        date_seconds,
+        date_nanoseconds,
+        vm_clock_nanoseconds: 0,
+        icount: Some(0),
+    };
+    let report = report(qcow2_facts(), vec![snapshot], v3(vec![]));
+    let described = Described { report, file: judge.file("a.qcow2") };
+    let mut map = String::new();
+    let (len, at) = (1 << 20, None);
+    let (is_zero, is_present, is_data, is_compressed) = (true, false, false, false);
+    let hole = MapExtent { start: 0, len, depth: 0, is_present, is_zero, is_data, is_compressed, at };
+    super::map::json(&hole, true, &mut map);
+    map += super::map::JSON_END;
+    for Boundary { since, output, has, had } in BOUNDARIES {
+        let ours = match *output {
+            "info" => to_lines(std::slice::from_ref(&described), &Zone::named("UTC")),
+            "info --output=json" => to_json(&described),
+            "map --output=json" => map.clone(),
+            other => panic!("{other} is rendered nowhere"),
+        };
+        let words: Vec<&str> = output.split(' ').chain(["a.qcow2"]).collect();
+        same(&judge.run("UTC", &words), &ours);
+        let is_there = *since <= followed;
+        assert_eq!(ours.contains(has), is_there, "{has} came with {since:?}:\n{ours}");
+        assert_eq!(had.is_some_and(|had| ours.contains(had)), !is_there && had.is_some(), "{had:?} until {since:?}");
+    }
+    assert!(BOUNDARIES.iter().any(|boundary| boundary.since <= followed));
+    assert!(BOUNDARIES.iter().any(|boundary| boundary.since > followed), "no later side is looked at");
 }

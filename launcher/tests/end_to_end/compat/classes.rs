@@ -4,6 +4,7 @@ use super::images::{IMAGES, Image};
 use super::{Outcome, Programs, directory_of_images};
 use crate::common::{make, scratch};
 use serde_json::Value as Json;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::process::Command;
 
@@ -412,5 +413,46 @@ fn chain_limits_are_policy_not_transport() {
     for top in [16, 39] {
         let refused = convert(top, "plain.toml");
         assert!(refused.status.code() == Some(1) && !directory.join("out").exists(), "{top}");
+    }
+}
+
+/// O9: what a file takes on its file system is asked of the file system, each time.
+#[test]
+fn disk_size_is_taken_from_stat() {
+    let Some(programs) = Programs::find() else { return };
+    // Two file systems, where there are two: what a file takes differs.
+    let elsewhere = tempfile::tempdir_in("/dev/shm");
+    let here = scratch();
+    for directory in [Some(here.path()), elsewhere.as_ref().ok().map(tempfile::TempDir::path)].into_iter().flatten() {
+        make(
+            directory,
+            "truncate -s 3M sparse; head -c 3M /dev/urandom >dense; head -c 1 /dev/urandom >one; \
+             truncate -s 1M part; dd if=/dev/urandom of=part bs=4k seek=77 count=3 conv=notrunc status=none; \
+             qemu-img create -q -f qcow2 empty.qcow2 64M; qemu-img create -q -f qcow2 -o preallocation=full full.qcow2 4M; sync -f .",
+        );
+        for (name, format) in [
+            ("sparse", "raw"),
+            ("dense", "raw"),
+            ("one", "raw"),
+            ("part", "raw"),
+            ("empty.qcow2", "qcow2"),
+            ("full.qcow2", "qcow2"),
+        ] {
+            let ask = format!("info --output=json -f {format} {name}");
+            let told = json(&programs.ours(directory, &ask), &ask);
+            let stat = directory.join(name).metadata().expect("it is there");
+            let file = &told["children"][0]["info"];
+            for size in [&told["actual-size"], &file["actual-size"]] {
+                assert_eq!(size.as_u64(), Some(stat.blocks() * 512), "{name}: {told}");
+            }
+            assert_eq!(number(file, "virtual-size"), stat.len().next_multiple_of(512), "{name}");
+            same(&programs, directory, &[&ask, &format!("info -f {format} {name}")]);
+        }
+        // It is what the file takes now.
+        let size =
+            || number(&json(&programs.ours(directory, "info --output=json -f raw sparse"), "sparse"), "actual-size");
+        let before = size();
+        make(directory, "dd if=/dev/urandom of=sparse bs=1M seek=1 count=1 conv=notrunc,fsync status=none");
+        assert!(size() >= before + (1 << 20), "{before}");
     }
 }
