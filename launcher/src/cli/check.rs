@@ -73,18 +73,14 @@ struct Typed {
     is_quiet: bool,
 }
 
-pub(super) fn run(setup: Setup<'_>, args: &[OsString], machine: &mut dyn Machine, terminal: &mut Terminal) -> ExitCode {
-    let parsed = match super::parsed(setup.mode, "check", &GRAMMAR, args, terminal) {
-        Ok(parsed) => parsed,
-        Err(code) => return code,
-    };
-    let typed = match typed(&parsed, setup) {
+pub(super) fn run(setup: Setup<'_>, parsed: &Parsed, machine: &mut dyn Machine, terminal: &mut Terminal) -> ExitCode {
+    let typed = match typed(parsed, setup) {
         Ok(typed) => typed,
         Err(error) => return terminal.usage("check", &error),
     };
-    match checked(setup, &typed, &parsed, machine, terminal) {
+    match checked(setup, &typed, parsed, machine, terminal) {
         Ok(checked) => {
-            let below = parsed.flag("chain").then(|| below(setup, &typed, &parsed, machine, terminal));
+            let below = parsed.flag("chain").then(|| below(setup, &typed, parsed, machine, terminal));
             tell(&checked, below.as_ref(), &typed, terminal)
         }
         Err(Failure::Guest(failed)) if matches!(failed.error, Error::NoCheck { .. }) => {

@@ -79,13 +79,9 @@ mod exit {
     pub const CONTENT: u8 = 4;
 }
 
-pub(super) fn run(setup: Setup<'_>, args: &[OsString], machine: &mut dyn Machine, terminal: &mut Terminal) -> ExitCode {
+pub(super) fn run(setup: Setup<'_>, parsed: &Parsed, machine: &mut dyn Machine, terminal: &mut Terminal) -> ExitCode {
     let mode = setup.mode;
-    let parsed = match super::parsed(mode, "compare", &GRAMMAR, args, terminal) {
-        Ok(parsed) => parsed,
-        Err(code) => return code,
-    };
-    let (names, reading, cache) = match typed(&parsed) {
+    let (names, reading, cache) = match typed(parsed) {
         Ok(typed) => typed,
         Err(Wrong::Words(error)) => return terminal.usage("compare", &error),
         Err(Wrong::Opening(error)) => {
@@ -96,11 +92,11 @@ pub(super) fn run(setup: Setup<'_>, args: &[OsString], machine: &mut dyn Machine
     let shows = Shows::by(mode, terminal, parsed.flag("progress") && !parsed.flag("quiet"));
     let mut telling = Telling::new(mode, terminal, shows);
     let result = telling.around(|on_news| {
-        let images = images(&parsed, &names, reading)?;
+        let images = images(parsed, &names, reading)?;
         let op = Op::Compare(Compare { left: LayerId(0), right: LayerId(1), is_strict: parsed.flag("strict") });
         let meant = read::Meant { op, images, cache, raw_gate: setup.raw_gate(), lanes: lanes() };
         let mut compared = None;
-        read::run(&meant, policy(&parsed, setup), machine, &mut |told| match told.frame {
+        read::run(&meant, policy(parsed, setup), machine, &mut |told| match told.frame {
             Frame::Compared(found) if compared.is_none() => {
                 compared = Some(found);
                 Ok(())

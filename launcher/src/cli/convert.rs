@@ -2,9 +2,9 @@
 #![forbid(unsafe_code)]
 
 use super::Setup;
-use super::convert_grammar::GRAMMAR;
 use super::convert_typed::{Typed, target_format};
 use super::create_options;
+use super::grammar::Parsed;
 use super::image_options::image_name;
 use super::progress::{Shows, Told};
 use super::terminal::Terminal;
@@ -19,19 +19,17 @@ use instar_abi::format::Format;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-pub(super) fn run(setup: Setup<'_>, args: &[OsString], machine: &mut dyn Machine, terminal: &mut Terminal) -> ExitCode {
+/// `-o help`, where it was typed: what it ends with.
+pub(super) fn options_help(parsed: &Parsed, terminal: &mut Terminal) -> Option<ExitCode> {
+    parsed.all("options").any(create_options::wants_help).then(|| match target_format(parsed.last("output-format")) {
+        Ok(format) => terminal.print(&create_options::help(format, !parsed.names().is_empty())),
+        Err(error) => terminal.usage("convert", &error),
+    })
+}
+
+pub(super) fn run(setup: Setup<'_>, parsed: &Parsed, machine: &mut dyn Machine, terminal: &mut Terminal) -> ExitCode {
     let mode = setup.mode;
-    let parsed = match super::parsed(mode, "convert", &GRAMMAR, args, terminal) {
-        Ok(parsed) => parsed,
-        Err(code) => return code,
-    };
-    if parsed.all("options").any(create_options::wants_help) {
-        return match target_format(parsed.last("output-format")) {
-            Ok(format) => terminal.print(&create_options::help(format, !parsed.names().is_empty())),
-            Err(error) => terminal.usage("convert", &error),
-        };
-    }
-    let typed = match Typed::new(&parsed, setup.ours()) {
+    let typed = match Typed::new(parsed, setup.ours()) {
         Ok(typed) => typed,
         Err(error) => return terminal.usage("convert", &error),
     };

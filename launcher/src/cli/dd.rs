@@ -54,13 +54,9 @@ struct Operands {
     skip: u64,
 }
 
-pub(super) fn run(setup: Setup<'_>, args: &[OsString], machine: &mut dyn Machine, terminal: &mut Terminal) -> ExitCode {
+pub(super) fn run(setup: Setup<'_>, parsed: &Parsed, machine: &mut dyn Machine, terminal: &mut Terminal) -> ExitCode {
     let mode = setup.mode;
-    let parsed = match super::parsed(mode, "dd", &GRAMMAR, args, terminal) {
-        Ok(parsed) => parsed,
-        Err(code) => return code,
-    };
-    let (operands, reading, format) = match typed(&parsed) {
+    let (operands, reading, format) = match typed(parsed) {
         Ok(typed) => typed,
         Err(error) => return terminal.usage("dd", &error),
     };
@@ -97,7 +93,7 @@ pub(super) fn run(setup: Setup<'_>, args: &[OsString], machine: &mut dyn Machine
         asked: vec!["dd"],
     };
     let mut told = Told::new(mode, terminal, Shows::Asked).of(operands.source.as_bytes());
-    let result = told.around(|on_news| convert::run(&meant, policy(&parsed, setup), machine, on_news));
+    let result = told.around(|on_news| convert::run(&meant, policy(parsed, setup), machine, on_news));
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => terminal.fail(&failure),

@@ -58,12 +58,8 @@ struct Typed {
     allow: Vec<PathBuf>,
 }
 
-pub(super) fn run(setup: Setup<'_>, args: &[OsString], machine: &mut dyn Machine, terminal: &mut Terminal) -> ExitCode {
-    let parsed = match super::parsed(setup.mode, "info", &GRAMMAR, args, terminal) {
-        Ok(parsed) => parsed,
-        Err(code) => return code,
-    };
-    let typed = match Typed::new(&parsed, setup) {
+pub(super) fn run(setup: Setup<'_>, parsed: &Parsed, machine: &mut dyn Machine, terminal: &mut Terminal) -> ExitCode {
+    let typed = match Typed::new(parsed, setup) {
         Ok(typed) => typed,
         Err(error) => return terminal.usage("info", &error),
     };

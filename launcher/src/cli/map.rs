@@ -49,12 +49,8 @@ pub(super) const GRAMMAR: Grammar = Grammar {
     ],
 };
 
-pub(super) fn run(setup: Setup<'_>, args: &[OsString], machine: &mut dyn Machine, terminal: &mut Terminal) -> ExitCode {
-    let parsed = match super::parsed(setup.mode, "map", &GRAMMAR, args, terminal) {
-        Ok(parsed) => parsed,
-        Err(code) => return code,
-    };
-    let (op, name, reading, is_json) = match typed(setup, &parsed) {
+pub(super) fn run(setup: Setup<'_>, parsed: &Parsed, machine: &mut dyn Machine, terminal: &mut Terminal) -> ExitCode {
+    let (op, name, reading, is_json) = match typed(setup, parsed) {
         Ok(typed) => typed,
         Err(error) => return terminal.usage("map", &error),
     };
@@ -65,7 +61,7 @@ pub(super) fn run(setup: Setup<'_>, args: &[OsString], machine: &mut dyn Machine
     let meant =
         read::Meant { op, images: vec![name], cache: CacheMode::Writeback, raw_gate: setup.raw_gate(), lanes: 1 };
     let mut printer = Printer { terminal, is_json, has_begun: false, stop: None };
-    let result = read::run(&meant, policy(&parsed, setup), machine, &mut |told| printer.take(&told));
+    let result = read::run(&meant, policy(parsed, setup), machine, &mut |told| printer.take(&told));
     printer.finish(result)
 }
 

@@ -87,12 +87,8 @@ enum Content {
     Image { name: OsString, reading: Reading, snapshot: Option<SnapshotName> },
 }
 
-pub(super) fn run(setup: Setup<'_>, args: &[OsString], machine: &mut dyn Machine, terminal: &mut Terminal) -> ExitCode {
-    let parsed = match super::parsed(setup.mode, "measure", &GRAMMAR, args, terminal) {
-        Ok(parsed) => parsed,
-        Err(code) => return code,
-    };
-    let typed = match Typed::new(&parsed, setup) {
+pub(super) fn run(setup: Setup<'_>, parsed: &Parsed, machine: &mut dyn Machine, terminal: &mut Terminal) -> ExitCode {
+    let typed = match Typed::new(parsed, setup) {
         Ok(typed) => typed,
         Err(error) => return terminal.usage("measure", &error),
     };
@@ -115,7 +111,7 @@ pub(super) fn run(setup: Setup<'_>, args: &[OsString], machine: &mut dyn Machine
     let (op, cache, raw_gate) = (Op::Measure(measure), CacheMode::Writeback, setup.raw_gate());
     let meant = read::Meant { op, images, cache, raw_gate, lanes: 1 };
     let mut measured = None;
-    let result = read::run(&meant, policy(&parsed, setup), machine, &mut |told| match told.frame {
+    let result = read::run(&meant, policy(parsed, setup), machine, &mut |told| match told.frame {
         Frame::Measured(found) if measured.is_none() => {
             measured = Some(found);
             Ok(())

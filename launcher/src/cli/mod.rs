@@ -140,14 +140,14 @@ fn run(
     machine: &mut dyn Machine,
     terminal: &mut Terminal,
 ) -> ExitCode {
-    let operation: Operation = match subcommand.as_encoded_bytes() {
-        b"info" => info::run,
-        b"check" => check::run,
-        b"compare" => compare::run,
-        b"convert" => convert::run,
-        b"dd" => dd::run,
-        b"map" => map::run,
-        b"measure" => measure::run,
+    let (operation, name, grammar): (Operation, _, _) = match subcommand.as_encoded_bytes() {
+        b"info" => (info::run, "info", &info::GRAMMAR),
+        b"check" => (check::run, "check", &check::GRAMMAR),
+        b"compare" => (compare::run, "compare", &compare::GRAMMAR),
+        b"convert" => (convert::run, "convert", &convert_grammar::GRAMMAR),
+        b"dd" => (dd::run, "dd", &dd::GRAMMAR),
+        b"map" => (map::run, "map", &map::GRAMMAR),
+        b"measure" => (measure::run, "measure", &measure::GRAMMAR),
         b"image" if mode == Mode::Instar => return image::run(args, terminal),
         b"config" if mode == Mode::Instar => return config::run(args, terminal),
         b"doctor" if mode == Mode::Instar => return crate::doctor::run(args, terminal),
@@ -158,20 +158,28 @@ fn run(
             };
         }
     };
+    // Help is there for those, too, whose configuration is not understood.
+    let parsed = match parsed(mode, name, grammar, args, terminal) {
+        Ok(parsed) => parsed,
+        Err(code) => return code,
+    };
+    if let Some(code) = (name == "convert").then(|| convert::options_help(&parsed, terminal)).flatten() {
+        return code;
+    }
     let config = match Config::load(&Sources::of_process()) {
         Ok(config) => config,
         Err(error) => {
             let said = terminal.fail(&Failure::Policy(error));
             // There, 1 is an answer.
-            return if subcommand == "compare" { ExitCode::from(2) } else { said };
+            return if name == "compare" { ExitCode::from(2) } else { said };
         }
     };
     let mut machine = Limited::new(machine, config.values().limits);
-    operation(Setup { mode, config: &config }, args, &mut machine, terminal)
+    operation(Setup { mode, config: &config }, &parsed, &mut machine, terminal)
 }
 
 /// What a subcommand that works on images is.
-type Operation = fn(Setup<'_>, &[OsString], &mut dyn Machine, &mut Terminal) -> ExitCode;
+type Operation = fn(Setup<'_>, &grammar::Parsed, &mut dyn Machine, &mut Terminal) -> ExitCode;
 
 /// What was typed after a subcommand; or how it ends at once, with its help or with what is wrong.
 fn parsed(

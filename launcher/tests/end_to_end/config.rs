@@ -81,6 +81,29 @@ fn a_configuration_that_is_not_understood_ends_every_operation() {
     }
 }
 
+/// Whoever is told that the configuration is wrong asks for help next.
+#[test]
+fn help_and_version_are_there_whatever_the_configuration_says() {
+    let Some(instar) = instar(&[]) else { return };
+    let directory = scratch();
+    let directory = directory.path();
+    let mut asked: Vec<Vec<&str>> =
+        OPERATIONS.iter().flat_map(|words| [vec![words[0], "--help"], vec![words[0], "-h"]]).collect();
+    asked.extend([vec!["--help"], vec!["--version"], vec!["-V"], vec!["config", "--help"], vec!["image", "--help"]]);
+    asked.push(vec!["convert", "-O", "qcow2", "-o", "help"]);
+    for program in [&instar, &instar.with_file_name("qemu-img")] {
+        for words in &asked {
+            let expected = with(program, directory, "", words);
+            assert_eq!(with(program, directory, "[outputs]\n", words), expected, "{words:?}");
+            let is_ours = matches!(words[0], "config" | "image") && program != &instar;
+            assert!(is_ours || (expected.0 == Some(0) && !expected.1.is_empty()), "{words:?}: {expected:?}");
+        }
+        // So are wrong words, which mean nothing under any configuration.
+        let (_, _, errors) = with(program, directory, "[outputs]\n", &["info", "--no-such-option"]);
+        assert!(errors.contains("--no-such-option") && !errors.contains("outputs"), "{errors}");
+    }
+}
+
 #[test]
 fn limits_hold_for_every_operation() {
     let Some(instar) = instar(&["qemu-img"]) else { return };
