@@ -208,8 +208,10 @@ fn target(parsed: &Parsed) -> Result<(TargetFormat, u32, bool), UsageError> {
 fn text(measured: &Measured, is_json: bool) -> String {
     let Measured { required, fully_allocated, bitmaps } = *measured;
     if is_json {
+        // QEMU's type for it: what is rounded up from 63 bits becomes negative.
+        let number = |len: u64| Value::Number(len.cast_signed().into());
         let mut dict: QDict =
-            [("required", required.into()), ("fully-allocated", fully_allocated.into())].into_iter().collect();
+            [("required", number(required)), ("fully-allocated", number(fully_allocated))].into_iter().collect();
         if let Some(len) = bitmaps {
             dict.put("bitmaps", len.into());
         }

@@ -39,11 +39,15 @@ pub fn measure<E: Env>(request: &Request, env: &mut E) -> Result<End, Error> {
     };
     let virtual_size = match (&measure.content, &source) {
         (_, Some(chain)) => Some(chain.virtual_size()),
+        // QEMU's driver for LUKS adds its header to what was typed, and rounds nothing.
+        (MeasuredContent::Size(size), None) if measure.luks_key_len > 0 && measure.target == TargetFormat::Raw => {
+            Some(*size)
+        }
         (MeasuredContent::Size(size), None) => align::up(*size, SECTOR_LEN),
         (MeasuredContent::Image { .. }, None) => None,
     };
-    // Sizes are counted as QEMU does, in 63 bits.
-    let virtual_size = virtual_size.filter(|size| i64::try_from(*size).is_ok());
+    // QEMU takes sizes of 63 bits, rounds them up, and counts on in 64.
+    let virtual_size = virtual_size.filter(|size| *size <= 1 << 63);
     let virtual_size =
         virtual_size.ok_or(Error::Target(TargetError::TooLarge { virtual_size: u64::MAX, max: i64::MAX as u64 }))?;
     let luks_len = luks::header_len(measure.luks_key_len);

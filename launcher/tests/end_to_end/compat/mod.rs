@@ -8,6 +8,7 @@ mod classes;
 mod clients;
 mod content;
 mod images;
+mod sizes;
 mod words;
 
 use crate::common::{binaries, has, make, run, scratch};

@@ -127,8 +127,8 @@ fn a_sum_that_overflows_is_a_typed_error_for_every_target() {
         for size in [u64::MAX, u64::MAX - 511, MAX + 1, MAX, MAX - 511, MAX - 512] {
             let raw = of_size(size, TargetFormat::Raw, luks_key_len);
             match raw {
-                Ok(measured) => assert!(size <= MAX && measured.required >= size, "{size}: {measured:?}"),
-                Err(Error::Target(TargetError::TooLarge { .. })) => assert!(size > MAX - 511, "{size}"),
+                Ok(measured) => assert!(size <= MAX + 1 && measured.required >= size, "{size}: {measured:?}"),
+                Err(Error::Target(TargetError::TooLarge { .. })) => assert!(size > MAX + 1, "{size}"),
                 Err(error) => panic!("{size}: {error:?}"),
             }
             for cluster_bits in 9..=21 {
