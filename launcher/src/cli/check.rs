@@ -9,6 +9,7 @@ use super::image_options::{
 use super::terminal::Terminal;
 use super::{Mode, Setup};
 use crate::disk::bytes::CacheMode;
+use crate::gate::policy::Policy;
 use crate::job::failure::Failure;
 use crate::job::name::{ImageName, Reading};
 use crate::job::{Machine, below, read};
@@ -78,11 +79,13 @@ pub(super) fn run(setup: Setup<'_>, parsed: &Parsed, machine: &mut dyn Machine, 
         Ok(typed) => typed,
         Err(error) => return terminal.usage("check", &error),
     };
-    match checked(setup, &typed, parsed, machine, terminal) {
-        Ok(checked) => {
-            let below = parsed.flag("chain").then(|| below(setup, &typed, parsed, machine, terminal));
-            tell(&checked, below.as_ref(), &typed, terminal)
-        }
+    // Found first: then one machine checks the image and what is below it.
+    let below = parsed.flag("chain").then(|| look_below(setup, &typed, parsed, machine));
+    let result = checked(setup, &typed, parsed, machine, terminal);
+    let below = below.filter(|_| result.is_ok()).map(|below| check_below(below, setup, machine, terminal));
+    machine.rest();
+    match result {
+        Ok(checked) => tell(&checked, below.as_ref(), &typed, terminal),
         Err(Failure::Guest(failed)) if matches!(failed.error, Error::NoCheck { .. }) => {
             terminal.fail(&Failure::Guest(failed));
             ExitCode::from(exit::NO_CHECK)
@@ -135,7 +138,7 @@ fn checked(
     let op = Op::Check(Check { image: LayerId(0), as_qemu_img: setup.mode == Mode::QemuImg });
     let meant = read::Meant { op, images: vec![name], cache: typed.cache, raw_gate: setup.raw_gate(), lanes: 1 };
     let mut checked = None;
-    read::run(&meant, policy(parsed, setup), machine, &mut |told| match told.frame {
+    read::run_before_others(&meant, policy(parsed, setup), machine, &mut |told| match told.frame {
         Frame::Findings(findings) if checked.is_none() => {
             note_findings(&findings, setup, terminal);
             Ok(())
@@ -149,23 +152,25 @@ fn checked(
     checked.ok_or(Failure::Lie(Lie::OutOfPlace))
 }
 
+/// What is below the image, and the rules by which it was found; or why that can't be told.
+type Found = Result<(below::Below, Policy), Failure>;
+
+fn look_below(setup: Setup<'_>, typed: &Typed, parsed: &Parsed, machine: &mut dyn Machine) -> Found {
+    let name = image(typed, parsed)?;
+    let policy = policy(parsed, setup)().map_err(Failure::Policy)?;
+    let asked = below::Asked { raw_gate: setup.raw_gate(), cache: typed.cache };
+    Ok((below::Below::look(name, asked, &policy, machine), policy))
+}
+
 /// Checks what is below the image; findings are told as they come, each layer's behind a line with its name. A layer that
 /// can't be reached or checked is an error of the chain.
-fn below(
-    setup: Setup<'_>,
-    typed: &Typed,
-    parsed: &Parsed,
-    machine: &mut dyn Machine,
-    terminal: &mut Terminal,
-) -> check::Below {
-    let mut found = check::Below::default();
-    let result = image(typed, parsed).and_then(|name| {
-        let policy = policy(parsed, setup)().map_err(Failure::Policy)?;
-        let asked = below::Asked { raw_gate: setup.raw_gate(), cache: typed.cache };
-        below::run(name, asked, &policy, machine, &mut |news| match news {
+fn check_below(found: Found, setup: Setup<'_>, machine: &mut dyn Machine, terminal: &mut Terminal) -> check::Below {
+    let mut sum = check::Below::default();
+    let result = found.and_then(|(layers, policy)| {
+        layers.check(&policy, machine, &mut |news| match news {
             below::News::Layer { path } => {
-                found.layers += 1;
-                terminal.note(&format!("Layer {} below the image: '{}'\n", found.layers, shown(path)));
+                sum.layers += 1;
+                terminal.note(&format!("Layer {} below the image: '{}'\n", sum.layers, shown(path)));
                 Ok(())
             }
             below::News::Frame(Frame::Findings(findings)) => {
@@ -173,17 +178,17 @@ fn below(
                 Ok(())
             }
             below::News::Frame(Frame::Checked(checked)) => {
-                found.add(&checked);
+                sum.add(&checked);
                 Ok(())
             }
             below::News::Frame(_) => Err(Lie::OutOfPlace),
         })
     });
     if let Err(failure) = result {
-        found.errors += 1;
+        sum.errors += 1;
         terminal.fail(&failure);
     }
-    found
+    sum
 }
 
 fn tell(checked: &Checked, below: Option<&check::Below>, typed: &Typed, terminal: &mut Terminal) -> ExitCode {

@@ -1,5 +1,6 @@
 //! Command lines on a scripted machine, against what the installed qemu-img says of the same.
 
+mod machines;
 mod options;
 
 use super::*;

@@ -93,12 +93,8 @@ pub fn chain(
     policy: &Policy,
     machine: &mut dyn Machine,
 ) -> (Vec<Described>, Result<(), Failure>) {
-    let mut described = Vec::new();
-    let result = walk(name, asked, policy, machine, &mut |level, _| {
-        described.push(level.image);
-        Ok(())
-    });
-    (described, result)
+    let (levels, result) = walk(name, asked, policy, machine);
+    (levels.into_iter().map(|level| level.image).collect(), result)
 }
 
 /// A layer of a chain.
@@ -111,20 +107,17 @@ pub(super) struct Level {
     pub opened: Opened,
 }
 
-/// Goes down a chain, top first, and has each layer visited before what is below it is looked for.
-///
-/// # Errors
-/// [`Failure`]; the visitor's.
+/// Goes down a chain, top first. What was reached before a failure comes with it.
 pub(super) fn walk(
     name: ImageName,
     asked: Asked,
     policy: &Policy,
     machine: &mut dyn Machine,
-    visit: &mut dyn FnMut(Level, &mut dyn Machine) -> Result<(), Failure>,
-) -> Result<(), Failure> {
-    let result = go_down(name, asked, policy, machine, visit);
+) -> (Vec<Level>, Result<(), Failure>) {
+    let mut levels = Vec::new();
+    let result = go_down(name, asked, policy, machine, &mut levels);
     machine.rest();
-    result
+    (levels, result)
 }
 
 fn go_down(
@@ -132,7 +125,7 @@ fn go_down(
     asked: Asked,
     policy: &Policy,
     machine: &mut dyn Machine,
-    visit: &mut dyn FnMut(Level, &mut dyn Machine) -> Result<(), Failure>,
+    levels: &mut Vec<Level>,
 ) -> Result<(), Failure> {
     let (top, shared) = (name.typed.clone(), name.shared);
     let mut next = open_named_by_user(name)?;
@@ -149,7 +142,7 @@ fn go_down(
             Ran::Needs(needs) => next.describe_with(&needs, depth + 1, asked, &mut gate, machine)?,
         };
         let backing = image.report.image.backing.clone();
-        visit(Level { image, name, opened }, machine)?;
+        levels.push(Level { image, name, opened });
         let Some(backing) = backing else { break };
         let full = full_backing_name(naming.as_os_str().as_encoded_bytes(), &backing.name).unwrap_or_default();
         let failed = |error| layer_failure(&top, depth, &backing.name, full.clone(), error);

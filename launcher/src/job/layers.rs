@@ -199,12 +199,13 @@ impl Layers {
         machine: &mut dyn Machine,
         on_frame: &mut OnFrame<'_>,
     ) -> Result<Vec<FinalLength>, Failure> {
-        let result = self.run_all(policy, machine, on_frame);
+        let result = self.run_before_others(policy, machine, on_frame);
         machine.rest();
         result
     }
 
-    fn run_all(
+    /// The same, with runs of other jobs to follow: who has them run lets the machine rest.
+    pub fn run_before_others(
         &mut self,
         policy: impl FnOnce() -> Result<Policy, PolicyError>,
         machine: &mut dyn Machine,

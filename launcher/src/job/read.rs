@@ -53,6 +53,21 @@ pub fn run(
     machine: &mut dyn Machine,
     on_frame: &mut dyn FnMut(Told<'_>) -> Result<(), Lie>,
 ) -> Result<(), Failure> {
+    let result = run_before_others(meant, policy, machine, on_frame);
+    machine.rest();
+    result
+}
+
+/// The same, with runs of other jobs to follow: who has them run lets the machine rest.
+///
+/// # Errors
+/// [`Failure`].
+pub fn run_before_others(
+    meant: &Meant,
+    policy: impl FnOnce() -> Result<Policy, PolicyError>,
+    machine: &mut dyn Machine,
+    on_frame: &mut dyn FnMut(Told<'_>) -> Result<(), Lie>,
+) -> Result<(), Failure> {
     let shared = meant.images.iter().all(|name| name.shared);
     let claim = if shared { Claim::NONE } else { Claim::READ };
     let reading = Reading { claim, cache: meant.cache, raw_gate: meant.raw_gate };
@@ -66,7 +81,7 @@ pub fn run(
         })?;
         layers.add_named(name, opened)?;
     }
-    let lengths = layers.run(policy, machine, &mut |frame, paths| on_frame(Told { frame, paths }))?;
+    let lengths = layers.run_before_others(policy, machine, &mut |frame, paths| on_frame(Told { frame, paths }))?;
     // Nothing was written.
     if lengths.is_empty() { Ok(()) } else { Err(Failure::Lie(Lie::OutOfPlace)) }
 }
