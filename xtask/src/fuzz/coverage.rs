@@ -46,14 +46,22 @@ struct File {
 }
 
 impl File {
-    /// The same without code that stands nowhere in the source.
+    /// Without derived code, which belongs to lines of the type that it is of.
     fn without_derives(&mut self, source: &str) {
-        let derives = |line: &u32| {
-            let text = usize::try_from(*line).ok().and_then(|line| source.lines().nth(line.checked_sub(1)?));
-            text.is_some_and(|text| text.trim_start().starts_with("#[derive("))
-        };
-        self.lines.retain(|line, _| !derives(line));
-        self.functions.retain(|line, _| !derives(line));
+        let mut end: Option<String> = None; // of the type that this line is in
+        for (line, text) in (1..).zip(source.lines()) {
+            if text.trim_start().starts_with("#[derive(") {
+                let indent = text.len() - text.trim_start().len();
+                end = Some(format!("{}}}", &text[..indent]));
+            }
+            let Some(last) = &end else { continue };
+            self.lines.remove(&line);
+            self.functions.remove(&line);
+            let is_last = text == last || text == last.replace('}', ");");
+            if is_last || (text.ends_with(';') && text.contains("struct ")) {
+                end = None;
+            }
+        }
     }
 }
 
@@ -260,8 +268,8 @@ mod tests {
     #[test]
     fn what_is_derived_does_not_count() {
         let mut file = files().remove("parsers/src/a.rs").expect("it is there");
-        file.without_derives("//!\n\n\n\nfn a() {\n\n\n\n    #[derive(Clone, Debug)]\nstruct A;\n");
-        assert_eq!(file.lines.keys().copied().collect::<Vec<_>>(), [5, 6, 7, 10]);
+        file.without_derives("#[derive(Clone)]\nstruct A(u8);\n\n\nfn a() {\n\n\n    #[derive(Debug)]\n    struct B {\n        a: u8,\n    }\n}\n");
+        assert_eq!(file.lines.keys().copied().collect::<Vec<_>>(), [5, 6, 7]);
         assert_eq!(file.functions, [(5, true)].into());
     }
 
