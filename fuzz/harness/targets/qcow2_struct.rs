@@ -5,6 +5,7 @@ use crate::machine::FuzzMachine;
 use crate::model::check::check as model_check;
 use instar_abi::check::{Checked, Finding, Qcow2Finding};
 use instar_abi::error::Error;
+use instar_abi::facts::Value;
 use instar_abi::format::Format;
 use instar_abi::reply::{End, Frame};
 use instar_abi::request::{Below, Check, Compare, Disk, DiskId, Layer, LayerId, Map, Op, RawGate, Request};
@@ -323,7 +324,30 @@ impl Job {
             Frame::Image(image) => Some(image.virtual_size),
             _ => None,
         });
-        Some(size.expect("a description"))
+        let size = size.expect("a description");
+        self.details(&frames, size);
+        Some(size)
+    }
+
+    /// Details come behind what info tells without them, and change nothing of it.
+    fn details(&self, plain: &[Frame], size: u64) {
+        // They read the content, and may find that it can't be read.
+        let Some(frames) = self.run(Op::Info { image: LAYER, details: true }, 1, ops::info_full) else { return };
+        let count = frames.iter().take_while(|frame| !matches!(frame, Frame::Details(_))).count();
+        let (front, details) = frames.split_at(count);
+        assert_eq!(front, plain, "details change what info tells");
+        let mut nodes = Vec::new();
+        for frame in details {
+            let Frame::Details(more) = frame else { panic!("{frame:?} among details") };
+            nodes.extend(more);
+        }
+        let value = |key: &[u8]| nodes.iter().find(|node| node.depth == 0 && node.key == key).map(|node| &node.value);
+        assert_eq!(value(b"expansion"), Some(&Value::Number(size / self.bytes.len().max(1) as u64)), "expansion");
+        let verdicts = [&b"safe"[..], b"caution", b"unsafe"].map(|verdict| Value::Text(verdict.to_vec()));
+        assert!(value(b"verdict").is_some_and(|verdict| verdicts.contains(verdict)), "{nodes:?}");
+        // By what else would it be known?
+        let is_told = nodes.iter().any(|node| node.value == Value::Text(b"qcow2".to_vec()));
+        assert!(is_told, "no sign of qcow2: {nodes:?}");
     }
 
     /// The size of what map tells of.
