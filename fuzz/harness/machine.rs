@@ -48,8 +48,12 @@ impl FuzzMachine {
             started: VecDeque::new(),
             idle_polls: 0,
             turns: None,
+            overlaps: false,
         };
-        Self { lanes: (0..lanes.max(1)).map(lane).collect(), frames: Vec::new() }
+        let mut lanes: Vec<FuzzLane> = (0..lanes.max(1)).map(lane).collect();
+        let overlaps = lanes[0].seed() & 1 == 0;
+        lanes.iter_mut().for_each(|lane| lane.overlaps = overlaps);
+        Self { lanes, frames: Vec::new() }
     }
 
     /// What a disk holds now.
@@ -76,6 +80,8 @@ pub struct FuzzLane {
     idle_polls: u32,
     /// Where there are several lanes: whose turn it is, and which lane this is.
     turns: Option<(Arc<Turns>, usize)>,
+    /// Drawn from the input: whether the device is one that works while the lane goes on.
+    overlaps: bool,
 }
 
 impl FuzzLane {
@@ -187,6 +193,10 @@ impl Blocks for FuzzLane {
 
     fn relax(&mut self) {
         self.step(true);
+    }
+
+    fn overlaps(&self) -> bool {
+        self.overlaps
     }
 
     fn post(&mut self, batch: Vec<u8>) {

@@ -59,7 +59,7 @@ impl Mailbox {
         self.ring();
         let mut looks = 0;
         while self.under_way() {
-            smp::relax(&mut looks);
+            smp::relax(&mut looks, 0);
         }
         let offset = self.next_offset(&batch)?;
         self.transfer(Action::Write, offset, batch).map(drop)
@@ -129,7 +129,7 @@ impl Mailbox {
                 finished.result.map_err(|_| ReplyError)?;
                 return finished.request.segments.pop().ok_or(ReplyError);
             }
-            smp::relax(&mut looks);
+            smp::relax(&mut looks, 0);
         }
     }
 }

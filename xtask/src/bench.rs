@@ -1,4 +1,4 @@
-//! instar beside qemu-img, in interleaved pairs: machines are noisy, so only ratios within one run count.
+//! instar beside qemu-img, or one engine beside another, in interleaved pairs: machines are noisy, so only ratios within one run count.
 
 use anyhow::{Context as _, Result, bail};
 use nix::sys::resource::{UsageWho, getrusage};
@@ -21,6 +21,9 @@ pub struct Options {
     /// Directory for the images of cases on a disk; cargo's target directory if not given
     #[arg(long)]
     disk: Option<PathBuf>,
+    /// Times instar on this engine beside instar on its built-in machine, instead of instar beside qemu-img
+    #[arg(long)]
+    engine: Option<String>,
     /// Only cases whose names contain one of these
     filter: Vec<String>,
 }
@@ -162,6 +165,25 @@ const CASES: &[Case] = &[
     },
 ];
 
+/// On another engine: what a copy of much data may cost of the built-in machine's time.
+const ENGINE_GATE: f64 = 1.5;
+
+/// One of the two that are timed.
+struct Rival<'a> {
+    name: &'a str,
+    program: &'a Path,
+    engine: &'a str,
+}
+
+impl Rival<'_> {
+    fn arguments(&self, case: &Case) -> Vec<&'static str> {
+        // The subcommand is the first word.
+        let (subcommand, rest) = case.arguments.split_at(1);
+        let fast = if self.name == "qemu-img" { case.fast } else { &[] };
+        [subcommand, fast, rest].concat()
+    }
+}
+
 /// What one run cost.
 #[derive(Clone, Copy)]
 struct Cost {
@@ -188,7 +210,13 @@ pub fn bench(options: &Options) -> Result<()> {
 
 fn run(options: &Options, instar: &Path, memory: &Path, disk: &Path) -> Result<()> {
     make_images(memory)?;
-    println!("| case | wall ratio (min, median) | CPU ratio | instar ms | qemu-img ms | peak MiB | gates |");
+    let builtin = Rival { name: "instar", program: instar, engine: "builtin" };
+    let (ours, theirs) = match &options.engine {
+        Some(engine) => (Rival { name: engine, program: instar, engine }, builtin),
+        None => (builtin, Rival { name: "qemu-img", program: Path::new("qemu-img"), engine: "" }),
+    };
+    let names = format!("{} ms | {} ms", ours.name, theirs.name);
+    println!("| case | wall ratio (min, median) | CPU ratio | {names} | peak MiB | gates |");
     println!("|---|---|---|---|---|---|---|");
     let mut missed = Vec::new();
     let wanted =
@@ -200,13 +228,17 @@ fn run(options: &Options, instar: &Path, memory: &Path, disk: &Path) -> Result<(
         let directory = if case.on_disk { disk } else { memory };
         let mut pairs = Vec::new();
         for round in 0..=options.pairs {
-            let ours = time(instar, &[], case, directory)?;
-            let theirs = time(Path::new("qemu-img"), case.fast, case, directory)?;
+            let pair = (time(&ours, case, directory)?, time(&theirs, case, directory)?);
             // The first pair warms caches up.
             if round > 0 {
-                pairs.push((ours, theirs));
+                pairs.push(pair);
             }
         }
+        let gate = match &options.engine {
+            Some(_) if case.gate == COPY.gate => (ENGINE_GATE, f64::INFINITY),
+            Some(_) => (f64::INFINITY, f64::INFINITY),
+            None => case.gate,
+        };
         let ratio = |cost: fn(&Cost) -> Duration| -> Vec<f64> {
             sorted(pairs.iter().map(|(ours, theirs)| cost(ours).as_secs_f64() / cost(theirs).as_secs_f64().max(1e-6)))
         };
@@ -220,11 +252,11 @@ fn run(options: &Options, instar: &Path, memory: &Path, disk: &Path) -> Result<(
             median(&cpu),
             ms(sorted(pairs.iter().map(|(ours, _)| ours.wall.as_secs_f64()))),
             ms(sorted(pairs.iter().map(|(_, theirs)| theirs.wall.as_secs_f64()))),
-            peak_mib(instar, case, directory)?,
-            case.gate.0,
-            case.gate.1
+            peak_mib(&ours, case, directory)?,
+            gate.0,
+            gate.1
         );
-        if median(&wall) > case.gate.0 || median(&cpu) > case.gate.1 {
+        if median(&wall) > gate.0 || median(&cpu) > gate.1 {
             missed.push(case.name);
         }
     }
@@ -308,12 +340,14 @@ fn copy_to_disk(memory: &Path, disk: &Path) -> Result<()> {
     Ok(())
 }
 
-fn command(program: &Path, case: &Case, directory: &Path) -> Command {
+/// A run that has not started; what the one before has left is gone.
+fn command(program: &Path, rival: &Rival<'_>, case: &Case, directory: &Path) -> Command {
     if let Some(output) = case.output {
         let _ = fs::remove_file(directory.join(output));
     }
     let mut command = Command::new(program);
     command.current_dir(directory).stdout(Stdio::null()).stdin(Stdio::null());
+    command.env("INSTAR_ENGINE", rival.engine);
     command
 }
 
@@ -326,14 +360,12 @@ fn succeed(command: &mut Command, case: &Case) -> Result<()> {
 }
 
 /// One run: wall clock, and processor time of the process and all it waited for.
-fn time(program: &Path, fast: &[&str], case: &Case, directory: &Path) -> Result<Cost> {
-    let mut commands: Vec<Command> = (0..case.calls).map(|_| command(program, case, directory)).collect();
+fn time(rival: &Rival<'_>, case: &Case, directory: &Path) -> Result<Cost> {
+    let mut commands: Vec<Command> = (0..case.calls).map(|_| command(rival.program, rival, case, directory)).collect();
     let before = children_cpu()?;
     let start = Instant::now();
     for command in &mut commands {
-        // The subcommand is the first word.
-        let (subcommand, rest) = case.arguments.split_at(1);
-        succeed(command.args(subcommand).args(fast).args(rest), case)?;
+        succeed(command.args(rival.arguments(case)), case)?;
     }
     Ok(Cost { wall: start.elapsed(), cpu: children_cpu()?.saturating_sub(before) })
 }
@@ -345,10 +377,11 @@ fn children_cpu() -> Result<Duration> {
 }
 
 /// Largest resident set of any process of one run, in MiB.
-fn peak_mib(program: &Path, case: &Case, directory: &Path) -> Result<f64> {
+fn peak_mib(rival: &Rival<'_>, case: &Case, directory: &Path) -> Result<f64> {
     let report = directory.join("time");
-    let mut command = command(Path::new("/usr/bin/time"), case, directory);
-    succeed(command.args(["-f", "%M", "-o"]).arg(&report).arg(program).args(case.arguments), case)?;
+    let mut command = command(Path::new("/usr/bin/time"), rival, case, directory);
+    command.args(["-f", "%M", "-o"]).arg(&report).arg(rival.program).args(rival.arguments(case));
+    succeed(&mut command, case)?;
     let kib: f64 = fs::read_to_string(report)?.trim().parse().context("GNU time printed no figure")?;
     Ok(kib / 1024.0)
 }

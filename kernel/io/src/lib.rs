@@ -116,6 +116,12 @@ pub trait Blocks {
         core::hint::spin_loop();
     }
 
+    /// Whether devices work while the lane goes on: then it pays to have more in flight than the lane waits for. False
+    /// where a kick returns when all is done.
+    fn overlaps(&self) -> bool {
+        true
+    }
+
     /// Sends one batch of reply frames, padded to whole sectors, with the next kick and without waiting: for
     /// progress while lanes run. A batch is left out while an earlier one is under way, and on every lane but
     /// lane 0, which alone has the control device.

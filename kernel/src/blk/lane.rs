@@ -14,6 +14,8 @@ pub struct Lane {
     /// Where the next poll starts, so that no disk starves another.
     turn: usize,
     next: u64,
+    /// Bytes that devices have been asked to move.
+    in_flight: u64,
     /// How often the lane has looked in vain for another one or a device.
     relaxed: u32,
 }
@@ -22,7 +24,7 @@ impl Lane {
     /// A lane over its queues.
     #[must_use]
     pub fn new(queues: Vec<Queue>) -> Self {
-        Self { queues, mailbox: None, turn: 0, next: 0, relaxed: 0 }
+        Self { queues, mailbox: None, turn: 0, next: 0, in_flight: 0, relaxed: 0 }
     }
 
     /// Gives the lane the control device.
@@ -41,10 +43,11 @@ impl Blocks for Lane {
         let Some(queue) = self.queues.get_mut(request.disk as usize) else {
             return Err(SubmitError::Malformed(request));
         };
-        let id = self.next;
+        let (id, len) = (self.next, request.len());
         match queue.submit(id, request) {
             Ok(()) => {
                 self.next += 1;
+                self.in_flight += len;
                 Ok(Token(id))
             }
             Err(Refused::Full(request)) => Err(SubmitError::Full(request)),
@@ -65,7 +68,11 @@ impl Blocks for Lane {
     }
 
     fn relax(&mut self) {
-        smp::relax(&mut self.relaxed);
+        smp::relax(&mut self.relaxed, self.in_flight);
+    }
+
+    fn overlaps(&self) -> bool {
+        smp::has_apic()
     }
 
     fn post(&mut self, batch: Vec<u8>) {
@@ -79,6 +86,7 @@ impl Blocks for Lane {
             self.turn = (self.turn + 1) % self.queues.len();
             if let Some(Finished { id, request, result }) = self.queues[self.turn].poll() {
                 self.relaxed = 0;
+                self.in_flight -= request.len();
                 return Some(Completion { token: Token(id), request, result });
             }
         }

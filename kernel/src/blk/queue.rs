@@ -12,6 +12,7 @@ use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use core::ops::Range;
+use core::sync::atomic::{Ordering, fence};
 use instar_abi::table::QUEUE_SIZE;
 use instar_io::{Action, BlockError, BlockRequest, SECTOR_LEN};
 use virtio_drivers::queue::VirtQueue;
@@ -99,7 +100,12 @@ impl Queue {
 
     /// How to announce what was submitted, if anything was.
     pub fn take_notification(&mut self) -> Option<Notify> {
-        core::mem::take(&mut self.unannounced).then_some(self.notify)
+        if !core::mem::take(&mut self.unannounced) {
+            return None;
+        }
+        // A device that is about to rest says so and then looks once more: either it sees what is new or we see that it rests.
+        fence(Ordering::SeqCst);
+        self.ring.should_notify().then_some(self.notify)
     }
 
     /// Takes a request.

@@ -223,6 +223,19 @@ fn a_full_queue_gives_the_request_back() {
 }
 
 #[test]
+fn a_device_that_is_at_work_is_not_told() {
+    let (mut queue, device) = pair(true);
+    let flags = device.rings.0.borrow().used;
+    poke(flags, 1u16); // VIRTQ_USED_F_NO_NOTIFY
+    queue.submit(1, read(1, &[512])).expect("room");
+    assert_eq!(queue.take_notification(), None);
+    poke(flags, 0u16);
+    assert_eq!(queue.take_notification(), None, "it has looked before it rests");
+    queue.submit(2, read(2, &[512])).expect("room");
+    assert_eq!(queue.take_notification(), Some(Notify::Doorbell { lane: 0 }));
+}
+
+#[test]
 fn malformed_requests_are_refused() {
     let (mut queue, _device) = pair(true);
     let bad = [

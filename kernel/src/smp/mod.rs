@@ -34,8 +34,11 @@ static CORES: AtomicUsize = AtomicUsize::new(0);
 /// The work of a parked core, by lane: a [`Start`]'s address, 0 for none.
 static WORK: [AtomicU64; layout::LANES_MAX] = [const { AtomicU64::new(0) }; layout::LANES_MAX];
 
-/// How long a core sleeps at first that waits for a device or another lane, in nanoseconds.
+/// How long a core sleeps at first that waits for a device or another lane, in nanoseconds; longer for one that has much in
+/// flight.
 const NAP: u32 = 100_000;
+/// Bytes in flight for each nanosecond of that sleep: what devices would have to move to be idle before it ends.
+const IN_FLIGHT_A_NANOSECOND: u64 = 4;
 /// How often that doubles while it waits.
 const NAP_DOUBLINGS: u32 = 1;
 /// How long one sleeps that is parked.
@@ -69,7 +72,7 @@ pub(crate) fn run(lanes: &mut [Lane], work: LaneWork<'_, Lane>) {
     let count = others.len();
     for (index, (lane, done)) in (1..).zip(others.iter_mut().zip(&done)) {
         let start = Box::into_raw(Box::new(Start { index, lane, work, done })).expose_provenance() as u64;
-        if HAS_APIC.load(Relaxed) {
+        if has_apic() {
             WORK[index].store(start, Release);
         } else {
             start_at_port(index, start);
@@ -78,7 +81,7 @@ pub(crate) fn run(lanes: &mut [Lane], work: LaneWork<'_, Lane>) {
     work(0, first);
     let mut relaxed = 0;
     while !done[..count].iter().all(|done| done.load(Acquire)) {
-        relax(&mut relaxed);
+        relax(&mut relaxed, 0);
     }
 }
 
@@ -96,15 +99,18 @@ fn start_at_port(index: usize, start: u64) {
 ///
 /// Another thread of the machine, or of the one that serves the devices, may need this core. An exit costs as much as
 /// some hundred looks, so it is worth it only when those were in vain.
-pub(crate) fn relax(looks: &mut u32) {
+pub(crate) fn relax(looks: &mut u32, in_flight: u64) {
     const LOOKS_AN_EXIT: u32 = 512;
-    const LOOKS_BEFORE_NAPS: u32 = 512;
+    const LOOKS_BEFORE_NAPS: u32 = 128;
     *looks = looks.saturating_add(1);
-    if HAS_APIC.load(Relaxed) {
+    if has_apic() {
         match looks.checked_sub(LOOKS_BEFORE_NAPS) {
             None => core::hint::spin_loop(),
             // The longer it has taken, the longer it will take.
-            Some(naps) => sleep::sleep(NAP << naps.min(NAP_DOUBLINGS)),
+            Some(naps) => {
+                let nap = u32::try_from(in_flight / IN_FLIGHT_A_NANOSECOND).unwrap_or(u32::MAX);
+                sleep::sleep(nap.max(NAP << naps.min(NAP_DOUBLINGS)));
+            }
         }
     } else if looks.is_multiple_of(LOOKS_AN_EXIT) {
         *looks = 0;
@@ -112,6 +118,11 @@ pub(crate) fn relax(looks: &mut u32) {
     } else {
         core::hint::spin_loop();
     }
+}
+
+/// Whether cores sleep by a local APIC's timer: the machine is another program's, and its devices are yet another's.
+pub(crate) fn has_apic() -> bool {
+    HAS_APIC.load(Relaxed)
 }
 
 /// Entered by a core that the boot code has started, with its lane's number, on its lane's stack.

@@ -16,7 +16,7 @@
 //! ```
 //!
 //! For machines that other programs make: `vhost_user` serves the same disks over sockets, `outside` starts and ends
-//! such a program, and `guardian` cleans up behind a launcher that was killed.
+//! such a program, `memory_file` is the memory of its guest, and `guardian` cleans up behind a launcher that was killed.
 //!
 //! This is the only room of the launcher with unsafe code.
 
@@ -24,6 +24,7 @@ pub mod block;
 pub mod elf;
 pub mod guardian;
 pub mod memory;
+pub mod memory_file;
 pub mod mmio;
 pub mod outside;
 pub mod pci;

@@ -3,6 +3,7 @@
 use super::guardian::{Guardian, tell};
 use super::vhost_user;
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 use std::fs::File;
 use std::io;
@@ -19,18 +20,29 @@ pub struct Outside {
 }
 
 impl Outside {
-    /// Starts a program under a guardian, with what it prints on one pipe and nothing to read.
+    /// Starts a program under a guardian, with what it prints on one pipe and nothing to read. Of all that this process has
+    /// open it gets `kept`, under the same number.
     ///
     /// # Errors
     /// The host's; of kind `NotFound`: there is no such program.
-    pub fn start(command: &mut Command, guardian: Guardian) -> io::Result<(Self, vhost_user::Program)> {
+    pub fn start(
+        command: &mut Command,
+        guardian: Guardian,
+        kept: Option<BorrowedFd<'_>>,
+    ) -> io::Result<(Self, vhost_user::Program)> {
         let (output, into) = io::pipe()?;
         command.stdin(Stdio::null()).stdout(into.try_clone()?).stderr(into).process_group(0);
         let line = guardian.line().map(|line| line.as_raw_fd());
+        let kept = kept.map(|kept| kept.as_raw_fd());
         let parent = std::process::id();
-        // SAFETY: between fork and exec only system calls are made; none allocates or takes a lock. `line` is open in
-        // the fork: `guardian` is kept until after it.
-        unsafe { command.pre_exec(move || alone(parent, line.map(|line| BorrowedFd::borrow_raw(line)))) };
+        // SAFETY: between fork and exec only system calls are made; none allocates or takes a lock. `line` and `kept` are
+        // open in the fork: `guardian` is kept until after it, and so is what is borrowed.
+        unsafe {
+            command.pre_exec(move || {
+                let borrowed = |fd: Option<i32>| fd.map(|fd| BorrowedFd::borrow_raw(fd));
+                alone(parent, borrowed(line), borrowed(kept))
+            });
+        }
         let started = command.spawn();
         // Its ends of the pipe are the program's alone.
         command.stdout(Stdio::null()).stderr(Stdio::null());
@@ -55,11 +67,14 @@ impl Drop for Outside {
     }
 }
 
-/// Of all that this process has open, a program gets nothing; and it dies with this process, whose number is `parent`,
+/// Of all that this process has open, a program gets only `kept`; and it dies with this process, whose number is `parent`,
 /// and is known to its guardian before it runs.
-fn alone(parent: u32, guardian: Option<BorrowedFd<'_>>) -> io::Result<()> {
+fn alone(parent: u32, guardian: Option<BorrowedFd<'_>>, kept: Option<BorrowedFd<'_>>) -> io::Result<()> {
     // SAFETY: no pointers; marks descriptors of the child's, which is about to execute another program.
     let closed = unsafe { libc::syscall(libc::SYS_close_range, 3, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+    if let Some(kept) = kept {
+        fcntl_setfd(kept, FdFlags::empty())?;
+    }
     // SAFETY: no pointers; affects the child only.
     let bound = unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
     if closed != 0 || bound != 0 {
@@ -79,11 +94,14 @@ fn alone(parent: u32, guardian: Option<BorrowedFd<'_>>) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rustix::io::fcntl_dupfd_cloexec;
     use std::io::Read as _;
+    use std::os::fd::AsFd as _;
     use std::time::{Duration, Instant};
 
     fn start(command: &mut Command) -> io::Result<(Outside, vhost_user::Program)> {
-        Outside::start(command, Guardian::over(std::path::Path::new("/nonexistent/directory")).expect("a guardian"))
+        let guardian = Guardian::over(std::path::Path::new("/nonexistent/directory")).expect("a guardian");
+        Outside::start(command, guardian, None)
     }
 
     #[test]
@@ -105,18 +123,28 @@ mod tests {
     }
 
     #[test]
-    fn a_program_gets_no_descriptor() {
+    fn a_program_gets_no_descriptor_but_one() {
         let open = File::open("/dev/null").expect("there");
-        rustix::io::fcntl_setfd(&open, rustix::io::FdFlags::empty()).expect("set");
-        let (outside, mut program) = start(Command::new("ls").arg("/proc/self/fd")).expect("ls is there");
-        let mut said = Vec::new();
-        let deadline = Instant::now() + Duration::from_secs(60);
-        while program.output.read_to_end(&mut said).is_err() {
-            assert!(Instant::now() < deadline);
+        let kept = fcntl_dupfd_cloexec(&open, 700).expect("a descriptor");
+        let open = fcntl_dupfd_cloexec(&open, 800).expect("a descriptor");
+        fcntl_setfd(&open, FdFlags::empty()).expect("set");
+        for kept in [None, Some(kept.as_fd())] {
+            let guardian = Guardian::over(std::path::Path::new("/nonexistent/directory")).expect("a guardian");
+            let mut command = Command::new("sh");
+            command.args(["-c", "cd /proc/self/fd; echo *"]);
+            let (outside, mut program) = Outside::start(&mut command, guardian, kept).expect("sh is there");
+            let mut said = Vec::new();
+            let deadline = Instant::now() + Duration::from_secs(60);
+            while program.output.read_to_end(&mut said).is_err() {
+                assert!(Instant::now() < deadline);
+            }
+            drop(outside);
+            let said = String::from_utf8_lossy(&said);
+            // The shell may have some of its own, of small numbers.
+            let inherited = said.split_whitespace().filter(|number| number.len() > 2).collect::<Vec<_>>();
+            let expected = kept.map(|kept| kept.as_raw_fd().to_string());
+            assert_eq!(inherited, expected.iter().map(String::as_str).collect::<Vec<_>>(), "{said}");
         }
-        drop(outside);
-        // 3 is the directory that ls reads.
-        assert_eq!(String::from_utf8_lossy(&said), "0\n1\n2\n3\n");
     }
 
     #[test]

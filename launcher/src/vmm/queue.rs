@@ -75,6 +75,18 @@ impl BlockQueue {
         memory.read(self.queue.avail_ring()).map_or(true, |flags| u16::from_le_bytes(flags) & NO_INTERRUPT == 0)
     }
 
+    /// Asks the guest for no kicks, or for them again; false where it has offered something meanwhile.
+    ///
+    /// # Errors
+    /// The guest broke the contract; the run must end.
+    pub fn want_kicks(&mut self, wanted: bool, memory: &Memory) -> Result<bool, GuestFault> {
+        let set = match wanted {
+            true => self.queue.enable_notification(memory.map()).map(|more| !more),
+            false => self.queue.disable_notification(memory.map()).map(|()| true),
+        };
+        set.map_err(|_| GuestFault::Ring { device: self.device })
+    }
+
     /// Serves what is in it, at most a full ring.
     ///
     /// # Errors

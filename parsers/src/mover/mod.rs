@@ -38,7 +38,9 @@ pub const UNIT: u64 = 64 << 10;
 /// Most units of a stretch: 1 MiB, or one cluster where a larger one is compressed. Twice as much was no faster, half as
 /// much costs an exit too many.
 pub const STRETCH_UNITS: usize = 16;
-/// Buffers of a lane beside those that wait for clusters: 2 MiB. It reads one stretch while it writes another.
+/// Stretches that a lane has in flight at a time where devices work meanwhile; else one, which is there with the kick.
+pub const STRETCHES_AHEAD: usize = 4;
+/// Buffers of a lane for each stretch in flight, beside those that wait for clusters: one is read, one is written.
 pub const BUFFERS_MAX: usize = 2 * STRETCH_UNITS;
 /// Stretches of all lanes that may wait for clusters: 8 MiB.
 pub const WAITING_MAX: usize = 8;

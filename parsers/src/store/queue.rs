@@ -63,6 +63,11 @@ impl<'a, B: Blocks> Queue<'a, B> {
         self.finished.pop_front().or_else(|| self.blocks.poll())
     }
 
+    /// Whether devices work while the lane goes on; see [`Blocks::overlaps`].
+    pub fn overlaps(&self) -> bool {
+        self.blocks.overlaps()
+    }
+
     /// Lets others go on, for a lane that waits for them.
     pub fn relax(&mut self) {
         self.blocks.relax();

@@ -95,6 +95,7 @@ pub enum Fault {
 struct Shared {
     requests: Arc<AtomicU64>,
     kicks: Arc<AtomicU64>,
+    most_in_flight: Arc<AtomicU64>,
     fault: Fault,
     reverse: bool,
     posted: Arc<Mutex<Vec<Frame>>>,
@@ -199,6 +200,7 @@ impl Blocks for FakeLane {
     fn kick(&mut self) {
         self.shared.kicks.fetch_add(1, Ordering::SeqCst);
         self.started.append(&mut self.submitted);
+        self.shared.most_in_flight.fetch_max(self.started.len() as u64, Ordering::SeqCst);
     }
 
     fn poll(&mut self) -> Option<Completion> {
@@ -212,6 +214,11 @@ impl Blocks for FakeLane {
         let (token, mut request) = self.started.remove(at);
         let result = self.serve(&mut request);
         Some(Completion { token, request, result })
+    }
+
+    /// Requests that finish in any order are those of a device that works meanwhile.
+    fn overlaps(&self) -> bool {
+        self.shared.reverse
     }
 
     fn post(&mut self, batch: Vec<u8>) {
@@ -260,6 +267,11 @@ impl Machine {
     /// Kicks so far: each is an exit of the guest.
     pub fn kicks(&self) -> u64 {
         self.shared.kicks.load(Ordering::SeqCst)
+    }
+
+    /// The most requests of a lane that were started and not finished.
+    pub fn most_in_flight(&self) -> u64 {
+        self.shared.most_in_flight.load(Ordering::SeqCst)
     }
 }
 

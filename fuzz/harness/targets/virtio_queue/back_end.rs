@@ -75,7 +75,14 @@ impl BackEnd {
     /// The guest broke the contract.
     pub fn serve(&mut self) -> std::result::Result<(), GuestFault> {
         let _ = self.kicks.write_all(&1u64.to_ne_bytes());
-        match self.device.kicked(0) {
+        let Some(ring) = self.device.rings().first() else { return Ok(()) };
+        let mut ring = ring.lock().expect("no panic");
+        let Some(kick) = ring.kick() else { return Ok(()) };
+        let served = ring.take(&kick).and_then(|()| {
+            while ring.serve()? || !ring.rest()? {}
+            Ok(())
+        });
+        match served {
             Ok(()) => Ok(()),
             Err(Fault::Guest(fault)) => Err(fault),
             Err(fault) => panic!("a kick that is there: {fault:?}"),

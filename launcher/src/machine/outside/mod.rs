@@ -24,15 +24,18 @@ use super::{Job, MachineError};
 use crate::disk::Disk;
 use crate::disk::control::Control;
 use crate::vmm::elf::Image;
+use crate::vmm::memory_file::MemoryFile;
 use crate::vmm::outside::Outside;
 use crate::vmm::run::{LastWords, last_words};
 use crate::vmm::sandbox::{self, Calls};
 use crate::vmm::shared::Stop;
 use crate::vmm::vhost_user::{self, Backend, Fault};
 use directory::Directory;
+use instar_abi::layout;
 use program::Plan;
 use std::io;
-use std::os::fd::{AsRawFd as _, RawFd};
+use std::ops::Range;
+use std::os::fd::{AsFd as _, AsRawFd as _, RawFd};
 use std::os::unix::net::UnixListener;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -69,6 +72,9 @@ pub struct Running {
     nonce: [u8; 16],
     lanes: usize,
     ends: Mutex<Option<Ends>>,
+    memory: MemoryFile,
+    /// What of it much data will go through.
+    busy: Range<u64>,
     _process: Outside,
     _directory: Directory,
 }
@@ -81,6 +87,8 @@ struct Ends {
 
 /// Descriptors that a device may come to: socket, kick, call and error descriptors, pieces of memory.
 const DESCRIPTORS_A_DEVICE: u64 = 48;
+/// Bytes of memory that a lane's buffers take when it moves much data.
+const BUSY_A_LANE: u64 = 12 << 20;
 /// Descriptors that may be open already.
 const DESCRIPTORS_BEFORE: u64 = 1024;
 
@@ -95,6 +103,8 @@ impl Running {
         if needed > most {
             return Err(failed(OutsideError::Program(ProgramError::Devices { name: program.name(), needed, most })));
         }
+        let asked = program.ask().map_err(OutsideError::Program).map_err(failed)?;
+        let memory = MemoryFile::new(job.limits.memory_len).map_err(MachineError::Host)?;
         let (directory, guardian) = Directory::new().map_err(OutsideError::Directory).map_err(failed)?;
         let nonce = super::nonce()?;
         let started = || -> io::Result<_> {
@@ -110,6 +120,7 @@ impl Running {
             kernel: &kernel,
             sockets: &sockets,
             memory_mib: job.limits.memory_len >> 20,
+            memory: memory.as_fd().as_raw_fd(),
             lanes,
             // The boot code looks for the first word.
             line: format!(
@@ -119,10 +130,17 @@ impl Running {
             ),
         };
         let mut command = program.command(&plan).map_err(OutsideError::Program).map_err(failed)?;
-        let (process, ends) = Outside::start(&mut command, guardian)
+        let kept = program.takes_memory().then(|| memory.as_fd());
+        let (process, ends) = Outside::start(&mut command, guardian, kept)
             .map_err(|error| failed(OutsideError::Program(program.could_not_start(error))))?;
         let ends = Mutex::new(Some(Ends { listeners, program: ends }));
-        Ok(Self { program, nonce, lanes, ends, _process: process, _directory: directory })
+        let is_busy = job.limits.large_pages && program.takes_memory();
+        let busy_len = if is_busy { BUSY_A_LANE * lanes as u64 } else { 0 };
+        let busy = layout::HEAP_SECOND_PAGE..layout::HEAP_SECOND_PAGE + busy_len;
+        let running = Self { program, nonce, lanes, ends, memory, busy, _process: process, _directory: directory };
+        // It has been starting meanwhile. Where it can't be used, it is gone with `running`.
+        asked.answer().map_err(OutsideError::Program).map_err(failed)?;
+        Ok(running)
     }
 
     /// The run's nonce.
@@ -144,9 +162,11 @@ impl Running {
         self.ends.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    /// Gives up this process's ends of the devices: the child has them.
+    /// Gives up this process's ends of the devices: the child has them. It has time for the guest's memory instead, as long
+    /// as the program starts.
     pub(super) fn leave_to_child(&self) {
         drop(self.take_ends());
+        self.memory.make_large(&self.busy);
     }
 
     /// Locks this process down and serves the devices until the run is over.
@@ -167,8 +187,10 @@ impl Running {
         let mut disks: Vec<Arc<dyn Disk>> = vec![Arc::<Control>::clone(control)];
         disks.extend(job.disks.iter().cloned());
         let descriptors = DESCRIPTORS_BEFORE + DESCRIPTORS_A_DEVICE * disks.len() as u64;
-        let backend = Backend::new(listeners.into_iter().zip(disks).collect(), self.lanes, program);
+        let devices = listeners.into_iter().zip(disks).collect();
+        let mut backend = Backend::new(devices, self.lanes, program).map_err(MachineError::Host)?;
         let _ = sandbox::close_doors(job.limits.largest_file, descriptors).map_err(MachineError::Sandbox)?;
+        backend.start_lanes().map_err(MachineError::Host)?;
         let calls = Calls { machine: sandbox::Machine::Outside, copies: job.copies() };
         sandbox::filter_calls(calls).map_err(MachineError::Sandbox)?;
         let outcome = match backend.serve(job.limits.time, is_over) {

@@ -5,8 +5,9 @@ use super::{cloud_hypervisor, firecracker, qemu};
 use instar_abi::layout;
 use std::ffi::OsString;
 use std::io;
+use std::os::fd::RawFd;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 /// A program that makes machines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,6 +98,8 @@ pub struct Plan<'a> {
     pub sockets: &'a [PathBuf],
     /// Guest memory.
     pub memory_mib: u64,
+    /// The descriptor of a file that holds it, open in the program as well; not all can use one.
+    pub memory: RawFd,
     /// Lanes: cores, and queues of every device but the control device.
     pub lanes: usize,
     /// The kernel's command line.
@@ -181,6 +184,12 @@ impl Program {
         }
     }
 
+    /// Whether it takes a file of ours for guest memory.
+    #[must_use]
+    pub const fn takes_memory(self) -> bool {
+        matches!(self, Self::Qemu(..))
+    }
+
     /// The path of its binary: the user's, or a name to be looked for. A path starts at the root, as the program is
     /// started elsewhere.
     fn path(self) -> OsString {
@@ -197,19 +206,18 @@ impl Program {
     /// # Errors
     /// [`ProgramError`].
     pub fn check(self) -> Result<String, ProgramError> {
-        let asked = Command::new(self.path()).arg("--version").stdin(Stdio::null()).output();
-        let output = asked.map_err(|error| self.could_not_start(error))?;
-        let text = String::from_utf8_lossy(&output.stdout);
-        let first = text.lines().next().unwrap_or_default().to_owned();
-        match version(&text) {
-            Some(found) if found >= self.oldest() => Ok(first),
-            _ => Err(ProgramError::Version {
-                name: self.name(),
-                found: first,
-                oldest: self.oldest(),
-                variable: self.variable(),
-            }),
-        }
+        self.ask()?.answer()
+    }
+
+    /// Asks for the version; the answer takes QEMU as long as half of its start.
+    ///
+    /// # Errors
+    /// [`ProgramError`]: there is no such program.
+    pub(super) fn ask(self) -> Result<Asked, ProgramError> {
+        let mut command = Command::new(self.path());
+        command.arg("--version").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let child = command.spawn().map_err(|error| self.could_not_start(error))?;
+        Ok(Asked { program: self, child })
     }
 
     /// The command for a run.
@@ -217,7 +225,6 @@ impl Program {
     /// # Errors
     /// [`ProgramError`].
     pub(super) fn command(self, plan: &Plan<'_>) -> Result<Command, ProgramError> {
-        self.check()?;
         let mut command = Command::new(self.path());
         let kvm = || kvm().map_err(|error| ProgramError::Kvm { name: self.name(), error });
         match self {
@@ -251,6 +258,34 @@ impl Program {
         match error.kind() {
             io::ErrorKind::NotFound => ProgramError::Missing { name: self.name(), path, variable: self.variable() },
             _ => ProgramError::Start { path, error },
+        }
+    }
+}
+
+/// A program that has been asked for its version.
+pub(super) struct Asked {
+    program: Program,
+    child: Child,
+}
+
+impl Asked {
+    /// The first line of what it says, if it is of a version that can be used.
+    ///
+    /// # Errors
+    /// [`ProgramError`].
+    pub fn answer(self) -> Result<String, ProgramError> {
+        let Self { program, child } = self;
+        let output = child.wait_with_output().map_err(|error| program.could_not_start(error))?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        let first = text.lines().next().unwrap_or_default().to_owned();
+        match version(&text) {
+            Some(found) if found >= program.oldest() => Ok(first),
+            _ => Err(ProgramError::Version {
+                name: program.name(),
+                found: first,
+                oldest: program.oldest(),
+                variable: program.variable(),
+            }),
         }
     }
 }

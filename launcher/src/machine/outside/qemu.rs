@@ -42,12 +42,10 @@ pub fn arguments(command: &mut Command, machine: QemuMachine, accelerator: &str,
     };
     let memory = plan.memory_mib;
     command.args(["-M", &format!("{model},memory-backend=m"), "-accel", accelerator, "-cpu", "max"]);
-    command.args([
-        "-m",
-        &format!("{memory}M"),
-        "-object",
-        &format!("memory-backend-memfd,id=m,size={memory}M,share=on"),
-    ]);
+    // Large pages of the file are none of the mapping's unless it is aligned to them.
+    let file = format!("mem-path=/proc/self/fd/{},align=2M", plan.memory);
+    let backend = format!("memory-backend-file,id=m,size={memory}M,{file},share=on");
+    command.args(["-m", &format!("{memory}M"), "-object", &backend]);
     command.args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-serial", "stdio"]);
     command.args(["-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"]);
     command.args(["-global", "virtio-mmio.force-legacy=false", "-device", "isa-debug-exit,iobase=0x501,iosize=1"]);

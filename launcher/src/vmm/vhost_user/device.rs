@@ -2,15 +2,14 @@
 //!
 //! Source: QEMU, `docs/interop/vhost-user.rst`.
 
-use super::Fault;
+use super::lock;
+use super::ring::Ring;
 use crate::disk::Disk;
-use crate::vmm::block::{Chains, GuestFault};
+use crate::vmm::block::GuestFault;
 use crate::vmm::memory::{Memory, Piece};
-use crate::vmm::queue::{BlockQueue, Left, QUEUE_SIZE_MAX, Registers};
+use crate::vmm::queue::{QUEUE_SIZE_MAX, Registers};
 use std::fs::File;
-use std::io::{Read as _, Write as _};
-use std::os::fd::{AsFd as _, BorrowedFd};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard};
 use vhost::VhostUserMemoryRegionBase;
 use vhost::vhost_user::message::{
     VhostTransferStateDirection, VhostTransferStatePhase, VhostUserConfigFlags, VhostUserInflight, VhostUserLog,
@@ -33,13 +32,13 @@ const CONFIG_NUM_QUEUES: usize = 34;
 
 /// One device: a disk, and what the machine has told so far.
 pub struct Device {
-    index: u32,
     disk: Arc<dyn Disk>,
     features: u64,
     memory: Option<Memory>,
     /// The machine's own addresses of the pieces of memory.
     pieces: Vec<Mapped>,
-    rings: Vec<Ring>,
+    /// Shared with the threads that serve them.
+    rings: Vec<Arc<Mutex<Ring>>>,
     /// How the guest broke the contract.
     fault: Option<GuestFault>,
 }
@@ -51,31 +50,12 @@ struct Mapped {
     guest: u64,
 }
 
-/// One queue, until it runs and while it does.
-#[derive(Default)]
-struct Ring {
-    size: u16,
-    /// Descriptor table, available ring, used ring, in the machine's own addresses.
-    places: Option<[u64; 3]>,
-    start: u16,
-    kick: Option<File>,
-    call: Option<File>,
-    enabled: bool,
-    queue: Option<BlockQueue>,
-}
-
-impl Ring {
-    /// Where the queue stood, if it ran; it does no longer.
-    fn stop(&mut self) -> Option<u16> {
-        self.queue.take().map(|queue| queue.position())
-    }
-}
-
 impl Device {
     /// Device `index` of a run, with `queues` queues on a disk.
     pub fn new(index: u32, disk: Arc<dyn Disk>, queues: usize) -> Self {
-        let rings = (0..queues.max(1)).map(|_| Ring::default()).collect();
-        Self { index, disk, features: 0, memory: None, pieces: Vec::new(), rings, fault: None }
+        let ring = || Arc::new(Mutex::new(Ring::new(index, Arc::clone(&disk))));
+        let rings = std::iter::repeat_with(ring).take(queues.max(1)).collect();
+        Self { disk, features: 0, memory: None, pieces: Vec::new(), rings, fault: None }
     }
 
     /// The guest's memory, once it is known.
@@ -88,37 +68,14 @@ impl Device {
         self.fault
     }
 
-    /// The descriptors that tell of work, by queue.
-    pub fn kicks(&self) -> impl Iterator<Item = (usize, BorrowedFd<'_>)> {
-        let kicks = self.rings.iter().map(|ring| ring.kick.as_ref().filter(|_| ring.queue.is_some()));
-        kicks.enumerate().filter_map(|(index, kick)| Some((index, kick?.as_fd())))
+    /// Its queues.
+    pub fn rings(&self) -> &[Arc<Mutex<Ring>>] {
+        &self.rings
     }
 
-    /// Serves a queue whose kick has come.
-    ///
-    /// # Errors
-    /// The guest broke the contract; the run must end.
-    pub fn kicked(&mut self, index: usize) -> std::result::Result<(), Fault> {
-        let (Some(ring), Some(memory)) = (self.rings.get_mut(index), &self.memory) else { return Ok(()) };
-        let (Some(queue), Some(mut kick)) = (&mut ring.queue, ring.kick.as_ref()) else { return Ok(()) };
-        // It is readable, and may be anything that can be read.
-        kick.read(&mut [0; 8]).map_err(Fault::Kick)?;
-        const ONE: [u8; 8] = 1u64.to_ne_bytes();
-        let left = queue.serve(&*self.disk, Chains::Any, memory).map_err(Fault::Guest)?;
-        // Where nobody waits for it, nobody reads it either. Each call would wake a thread of the program's.
-        if let Some(mut call) = ring.call.as_ref().filter(|_| queue.wants_call(memory)) {
-            let _ = call.write(&ONE);
-        }
-        // The guest goes on meanwhile and may have kept the ring full: its turn comes again, after the others' and the clock's.
-        if left == Left::More {
-            kick.write_all(&ONE).map_err(Fault::Kick)?;
-        }
-        Ok(())
-    }
-
-    fn ring(&mut self, index: impl Into<u32>) -> Result<&mut Ring> {
+    fn ring(&self, index: impl Into<u32>) -> Result<MutexGuard<'_, Ring>> {
         let index = usize::try_from(index.into()).map_err(|_| Error::InvalidParam)?;
-        self.rings.get_mut(index).ok_or(Error::InvalidParam)
+        self.rings.get(index).map(|ring| lock(ring)).ok_or(Error::InvalidParam)
     }
 
     /// The guest's address of one in the machine's process; what lies there is checked by whoever uses it.
@@ -131,10 +88,11 @@ impl Device {
     }
 
     /// Sets a queue going, once all is known and it is enabled.
-    fn start(&mut self, index: usize) -> Result<()> {
+    fn start(&mut self, index: impl Into<u32>) -> Result<()> {
         let waits = self.features & FEATURE_PROTOCOL != 0;
-        let (Some(ring), Some(memory)) = (self.rings.get_mut(index), &self.memory) else { return Ok(()) };
-        let Some(places) = ring.places.filter(|_| ring.queue.is_none() && ring.kick.is_some()) else { return Ok(()) };
+        let Some(memory) = &self.memory else { return Ok(()) };
+        let mut ring = self.ring(index)?;
+        let Some(places) = ring.places.filter(|_| !ring.runs() && ring.kick.is_some()) else { return Ok(()) };
         if waits && !ring.enabled {
             return Ok(());
         }
@@ -146,14 +104,12 @@ impl Device {
             driver_area: driver_area?,
             device_area: device_area?,
         };
-        match BlockQueue::adopt(self.index, registers, ring.start, memory) {
-            Ok(queue) => ring.queue = Some(queue),
-            Err(fault) => {
-                self.fault = Some(fault);
-                return Err(Error::InvalidParam);
-            }
-        }
-        Ok(())
+        let running = ring.run(registers, memory);
+        drop(ring);
+        running.map_err(|fault| {
+            self.fault = Some(fault);
+            Error::InvalidParam
+        })
     }
 
     fn config(&self) -> [u8; CONFIG_LEN] {
@@ -222,9 +178,9 @@ impl VhostUserBackendReqHandlerMut for Device {
         self.pieces = regions.iter().map(mapped).collect();
         self.memory = Some(memory);
         // Firmware opens and closes windows while a device runs: it goes on where it stood, in the new memory.
-        for index in 0..self.rings.len() {
-            if let Some(start) = self.rings.get_mut(index).and_then(Ring::stop) {
-                self.ring(index as u32)?.start = start;
+        for index in 0..self.rings.len() as u32 {
+            let ran = self.ring(index)?.stop();
+            if ran {
                 self.start(index)?;
             }
         }
@@ -257,16 +213,16 @@ impl VhostUserBackendReqHandlerMut for Device {
 
     /// Stops the queue.
     fn get_vring_base(&mut self, index: u32) -> Result<VhostUserVringState> {
-        let ring = self.ring(index)?;
+        let mut ring = self.ring(index)?;
         ring.kick = None;
         ring.call = None;
-        ring.start = ring.stop().unwrap_or(ring.start);
+        ring.stop();
         Ok(VhostUserVringState::new(index, ring.start.into()))
     }
 
     fn set_vring_kick(&mut self, index: u8, fd: Option<File>) -> Result<()> {
-        self.ring(index)?.kick = fd;
-        self.start(index.into())
+        self.ring(index)?.kick = fd.map(Arc::new);
+        self.start(index)
     }
 
     fn set_vring_call(&mut self, index: u8, fd: Option<File>) -> Result<()> {
@@ -293,7 +249,6 @@ impl VhostUserBackendReqHandlerMut for Device {
 
     fn set_vring_enable(&mut self, index: u32, enable: bool) -> Result<()> {
         self.ring(index)?.enabled = enable;
-        let index = usize::try_from(index).map_err(|_| Error::InvalidParam)?;
         if enable { self.start(index) } else { Ok(()) }
     }
 

@@ -3,18 +3,23 @@
 //!
 //! ```text
 //! the program ── a socket a device ──▸ Device: features, memory, rings    (vhost's messages)
-//! the guest ──── a kick a batch ─────▸ BlockQueue: the whole ring, straight between guest memory and the disk
+//! the guest ──── a kick, then none ──▸ Ring: whole rings until all are empty, straight between guest memory and the disk
 //! ```
-//! One thread waits for all of it. The program is trusted with the guest's memory and with nothing else: what it says is
+//! One thread waits for all that is said, and serves the queues of the first lane; each other lane's queues have a thread of
+//! their own. The program is trusted with the guest's memory and with nothing else: what it says is
 //! checked as the guest's own words are. A device is connected to once.
 
 mod device;
+mod lanes;
+mod ring;
 
 use super::block::GuestFault;
 use super::memory::Memory;
 use super::shared::Stop;
 use crate::disk::Disk;
 pub use device::Device;
+use lanes::{Kicks, Lanes};
+pub use ring::Ring;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use std::fs::File;
@@ -80,6 +85,9 @@ struct Served {
 /// All devices of a run.
 pub struct Backend {
     devices: Vec<Served>,
+    /// The queues of the first lane.
+    first: Kicks,
+    others: Lanes,
     program: Program,
     hears: bool, // the program's output has not ended
     said: Vec<u8>,
@@ -90,22 +98,39 @@ pub struct Backend {
 enum Source {
     End,
     Output,
+    Lanes,
     Listener(usize),
     Connection(usize),
-    Kick(usize, usize),
+    Kick(usize),
 }
 
 impl Backend {
     /// Devices at these sockets, in order; each offers `queues` queues.
-    #[must_use]
-    pub fn new(devices: Vec<(UnixListener, Arc<dyn Disk>)>, queues: usize, program: Program) -> Self {
+    ///
+    /// # Errors
+    /// No descriptor for the lanes.
+    pub fn new(devices: Vec<(UnixListener, Arc<dyn Disk>)>, queues: usize, program: Program) -> io::Result<Self> {
         let served = |(index, (listener, disk)): (u32, (UnixListener, Arc<dyn Disk>))| Served {
             listener: Some(listener),
             connection: None,
             device: Arc::new(Mutex::new(Device::new(index, disk, queues))),
         };
-        let devices = (0..).zip(devices).map(served).collect();
-        Self { devices, program, hears: true, said: Vec::new() }
+        let devices: Vec<Served> = (0..).zip(devices).map(served).collect();
+        let lane = |lane: usize| {
+            let ring = |served: &Served| lock(&served.device).rings().get(lane).cloned();
+            Kicks::new(devices.iter().filter_map(ring).collect())
+        };
+        let first = lane(0);
+        let others = Lanes::new((1..queues).map(lane).collect())?;
+        Ok(Self { devices, first, others, program, hears: true, said: Vec::new() })
+    }
+
+    /// Starts the other lanes' threads: to be called before a filter would forbid it.
+    ///
+    /// # Errors
+    /// The host's.
+    pub fn start_lanes(&mut self) -> io::Result<()> {
+        self.others.start()
     }
 
     /// Serves until the program has ended, or `time_limit` is over. `is_over` tells that the guest has nothing more to
@@ -138,20 +163,26 @@ impl Backend {
                 return Ok(Stop::TimeOut { rip: 0 });
             }
             let ready = self.wait().map_err(Fault::Host)?;
-            let mut ended = false;
+            let (mut ended, mut has_news) = (false, false);
             for source in ready {
                 match source {
                     Source::End => ended = true,
                     Source::Output => self.hear(),
                     Source::Listener(index) => self.accept(index).map_err(Fault::Host)?,
-                    Source::Connection(index) => self.handle(index)?,
-                    Source::Kick(index, queue) => {
-                        if let Some(served) = self.devices.get(index) {
-                            lock(&served.device).kicked(queue)?;
-                        }
+                    Source::Connection(index) => {
+                        self.handle(index)?;
+                        has_news = true;
                     }
+                    Source::Kick(index) => self.first.take(index)?,
+                    Source::Lanes => self.others.fault()?,
                 }
             }
+            // Kicks are taken by the numbers that they had when they were waited for.
+            if has_news {
+                self.first.look();
+                self.others.look();
+            }
+            self.first.serve()?;
             if ended {
                 return Ok(Stop::PowerOff);
             }
@@ -160,26 +191,18 @@ impl Backend {
 
     /// What has become ready, within a tick.
     fn wait(&self) -> io::Result<Vec<Source>> {
-        let devices: Vec<_> = self.devices.iter().map(|served| (served, lock(&served.device))).collect();
-        let mut sources: Vec<(Source, BorrowedFd<'_>)> = vec![(Source::End, self.program.end.as_fd())];
+        let mut sources: Vec<(Source, BorrowedFd<'_>)> =
+            vec![(Source::End, self.program.end.as_fd()), (Source::Lanes, self.others.bell())];
         if self.hears {
             sources.push((Source::Output, self.program.output.as_fd()));
         }
-        for (index, (served, device)) in devices.iter().enumerate() {
+        for (index, served) in self.devices.iter().enumerate() {
             sources.extend(served.listener.as_ref().map(|listener| (Source::Listener(index), listener.as_fd())));
             sources.extend(served.connection.as_ref().map(|connection| (Source::Connection(index), fd_of(connection))));
-            sources.extend(device.kicks().map(|(queue, kick)| (Source::Kick(index, queue), kick)));
         }
-        let mut fds: Vec<PollFd<'_>> =
-            sources.iter().map(|(_, fd)| PollFd::from_borrowed_fd(*fd, PollFlags::IN)).collect();
-        let tick = Timespec { tv_sec: 0, tv_nsec: TICK.subsec_nanos().into() };
-        match poll(&mut fds, Some(&tick)) {
-            Ok(_) => {}
-            Err(Errno::INTR) => return Ok(Vec::new()),
-            Err(errno) => return Err(errno.into()),
-        }
-        let ready = fds.iter().zip(&sources).filter(|(fd, _)| !fd.revents().is_empty());
-        Ok(ready.map(|(_, (source, _))| *source).collect())
+        sources.extend(self.first.fds().map(|(index, kick)| (Source::Kick(index), kick)));
+        let ready = ready(sources.iter().map(|(_, fd)| *fd), self.first.patience())?;
+        Ok(ready.into_iter().filter_map(|index| sources.get(index)).map(|(source, _)| *source).collect())
     }
 
     /// The first to connect is the machine; nobody else ever gets in.
@@ -231,9 +254,21 @@ impl Backend {
     }
 }
 
-/// A panic while a message was handled ends the process: nothing poisoned is ever used.
-fn lock(device: &Mutex<Device>) -> MutexGuard<'_, Device> {
-    device.lock().unwrap_or_else(PoisonError::into_inner)
+/// Which of these can be read, by their places; none where none can before `patience` is over.
+fn ready<'a>(fds: impl Iterator<Item = BorrowedFd<'a>>, patience: Duration) -> io::Result<Vec<usize>> {
+    let mut fds: Vec<PollFd<'_>> = fds.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
+    let patience = Timespec { tv_sec: 0, tv_nsec: patience.subsec_nanos().into() };
+    match poll(&mut fds, Some(&patience)) {
+        Ok(_) => {}
+        Err(Errno::INTR) => return Ok(Vec::new()),
+        Err(errno) => return Err(errno.into()),
+    }
+    Ok((0..).zip(&fds).filter(|(_, fd)| !fd.revents().is_empty()).map(|(index, _)| index).collect())
+}
+
+/// A panic while something is locked ends the process: nothing poisoned is ever used.
+fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn fd_of(connection: &BackendReqHandler<Mutex<Device>>) -> BorrowedFd<'_> {

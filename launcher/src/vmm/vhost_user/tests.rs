@@ -27,6 +27,8 @@ type Served = JoinHandle<Result<Stop, Fault>>;
 /// A machine that speaks to device 0 of a back end.
 struct Machine {
     frontend: Frontend,
+    /// The queue that it uses.
+    queue: usize,
     memory: File,
     kick: EventFd,
     end: Option<io::PipeWriter>,
@@ -50,7 +52,8 @@ impl Machine {
         let (ended, end) = io::pipe().expect("a pipe");
         let (output, _) = io::pipe().expect("a pipe");
         let program = Program { end: ended.into(), output: File::from(OwnedFd::from(output)) };
-        let backend = Backend::new(vec![(listener, disk())], queues, program);
+        let mut backend = Backend::new(vec![(listener, disk())], queues, program).expect("descriptors");
+        backend.start_lanes().expect("threads");
         let served = std::thread::spawn(move || {
             let outcome = backend.serve(Duration::from_secs(60), &|| false);
             outcome.map(|outcome| outcome.stop).map_err(|(fault, _)| fault)
@@ -60,10 +63,10 @@ impl Machine {
         let memory = tempfile::tempfile().expect("a file");
         memory.set_len(MEMORY_LEN).expect("set");
         let kick = EventFd::new(0).expect("made");
-        Self { frontend, memory, kick, end: Some(end), path, _directory: directory, served }
+        Self { frontend, queue: 0, memory, kick, end: Some(end), path, _directory: directory, served }
     }
 
-    /// Features, memory, and queue 0 at these places; goes on until something is refused. What is sent last is
+    /// Features, memory, and its queue at these places; goes on until something is refused. What is sent last is
     /// answered, so that it has been taken.
     fn set_up(&mut self, memory_len: u64, places: [u64; 3]) {
         let offered = self.frontend.get_features().expect("answered");
@@ -78,7 +81,7 @@ impl Machine {
             mmap_handle: self.memory.as_raw_fd(),
         };
         let _ = self.frontend.set_mem_table(&[region]);
-        let _ = self.frontend.set_vring_num(0, 8);
+        let _ = self.frontend.set_vring_num(self.queue, 8);
         let [descriptors, available, used] = places;
         let ring = VringConfigData {
             queue_max_size: 8,
@@ -89,10 +92,10 @@ impl Machine {
             avail_ring_addr: available,
             log_addr: None,
         };
-        let _ = self.frontend.set_vring_addr(0, &ring);
-        let _ = self.frontend.set_vring_base(0, 0);
-        let _ = self.frontend.set_vring_kick(0, &self.kick);
-        let _ = self.frontend.set_vring_enable(0, true);
+        let _ = self.frontend.set_vring_addr(self.queue, &ring);
+        let _ = self.frontend.set_vring_base(self.queue, 0);
+        let _ = self.frontend.set_vring_kick(self.queue, &self.kick);
+        let _ = self.frontend.set_vring_enable(self.queue, true);
         let _ = self.frontend.get_features();
     }
 
@@ -128,6 +131,12 @@ impl Machine {
             self.memory.read_exact_at(&mut index, USED + 2).expect("read");
             std::thread::yield_now();
         }
+        // All is done, so kicks are asked for again.
+        let mut flags = [1; 2];
+        while flags != [0; 2] {
+            assert!(Instant::now() < deadline, "no kicks are asked for");
+            self.memory.read_exact_at(&mut flags, USED).expect("read");
+        }
         let (mut status, mut data) = ([0], vec![0; 512]);
         self.memory.read_exact_at(&mut status, STATUS).expect("read");
         self.memory.read_exact_at(&mut data, DATA).expect("read");
@@ -155,6 +164,24 @@ fn a_request_is_served_without_a_call_descriptor() {
     assert_eq!(machine.read_sector(2, 1), (0, [vec![7; 488], vec![0; 24]].concat()), "a partial last sector");
     assert_eq!(machine.read_sector(3, 2).0, 1, "past the end");
     assert!(matches!(machine.end(), Ok(Stop::PowerOff)));
+}
+
+#[test]
+fn every_lane_s_queues_are_served_and_its_faults_end_the_run() {
+    for queue in 0..4 {
+        let lane = || {
+            let mut machine = Machine { queue, ..Machine::new(4) };
+            machine.set_up_well();
+            assert_eq!(machine.read_sector(1, 0), (0, vec![7; 512]));
+            machine
+        };
+        assert!(matches!(lane().end(), Ok(Stop::PowerOff)));
+        let machine = lane();
+        // A ring with more entries than it has places.
+        machine.put(AVAILABLE + 2, &100u16.to_le_bytes());
+        machine.kick.write(1).expect("kicked");
+        assert!(matches!(machine.fault(), Fault::Guest(GuestFault::Ring { device: 0 })), "queue {queue}");
+    }
 }
 
 #[test]

@@ -401,6 +401,22 @@ fn a_huge_sparse_disk_needs_little() {
     assert_eq!(qemu_img(dir, "compare a.qcow2 ours.qcow2").unwrap(), "Images are identical.\n");
 }
 
+/// One read and one write of 1 MiB at a time, but for the tables; where the device works meanwhile, four reads and what they become.
+#[test]
+fn a_lane_reads_ahead_only_of_devices_that_work_meanwhile() {
+    let bytes: Vec<u8> = (0..16u32 << 20).map(|index| (index / 4096) as u8 | 1).collect();
+    let in_flight = |meanwhile: bool| {
+        let (job, disks) = job(vec![bytes.clone()], TargetFormat::Raw);
+        let mut machine = Machine::with_fault(&job, &disks, Fault::None, meanwhile);
+        assert!(run_in(&mut machine, &job, &disks).as_ref() == Ok(&bytes));
+        (machine.most_in_flight(), machine.kicks())
+    };
+    let (most, kicks) = in_flight(false);
+    assert!(most <= 3 && kicks > 16, "{most} in flight, {kicks} kicks");
+    let (most, kicks) = in_flight(true);
+    assert!((4..=9).contains(&most) && kicks < 16, "{most} in flight, {kicks} kicks");
+}
+
 #[test]
 fn a_truncated_image_is_an_error_and_not_zeros() {
     let Some(dir) = scratch() else { return };
