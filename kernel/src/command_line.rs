@@ -6,6 +6,7 @@
 //! lanes=N                  vCPUs that may be started (default 1)
 //! poff=PORT,VALUE          how to switch off, both in hexadecimal (default: the built-in machine's port)
 //! serial=1                 somebody reads the serial line
+//! chains=long              devices take requests of several data descriptors
 //! table=N                  N devices on the table transport
 //! control=ADDRESS,BYTES    control header and request also lie in memory, in hexadecimal
 //! virtio_mmio.device=SIZE@ADDRESS:IRQ      one virtio-mmio device, in order (Linux's own syntax)
@@ -29,6 +30,8 @@ pub struct CommandLine {
     pub power_off: Option<(u16, u8)>,
     /// Somebody reads the serial line.
     pub serial: bool,
+    /// Devices take requests of several data descriptors, indirect or not.
+    pub long_chains: bool,
     /// Devices on the table transport.
     pub table: u64,
     /// Control header and request in memory: address and bytes.
@@ -63,6 +66,7 @@ impl CommandLine {
                         pair(value).and_then(|(port, byte)| Some((u16::try_from(port).ok()?, u8::try_from(byte).ok()?)))
                 }
                 "serial" => line.serial = value == "1",
+                "chains" => line.long_chains = value == "long",
                 "table" => line.table = value.parse().unwrap_or(0),
                 "control" => line.control = pair(value),
                 // Other words than this one are other programs': Firecracker appends `pci=off`.
@@ -133,6 +137,7 @@ mod tests {
 
     #[test]
     fn an_apic_is_promised_by_the_first_word_only() {
+        assert!(CommandLine::parse("chains=long").long_chains && !CommandLine::parse("chains=1 lanes=2").long_chains);
         assert!(CommandLine::parse("apic=1 lanes=2").apic);
         assert!(!CommandLine::parse("lanes=2 apic=1").apic);
         assert!(!CommandLine::parse("apic=10").apic);

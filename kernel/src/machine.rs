@@ -1,7 +1,8 @@
 //! The machine as an operation sees it: lanes of queues, and the way out.
 
-use crate::blk::{Device, Lane, Queue};
+use crate::blk::{Chains, Device, Lane, Queue};
 use crate::bus::{Adopt, BusError, Notify};
+use crate::command_line::CommandLine;
 use crate::death::die;
 use crate::mailbox::Mailbox;
 use crate::smp;
@@ -19,14 +20,17 @@ pub struct Machine {
 /// Collects the devices that the bus finds.
 pub struct Devices {
     lanes: usize,
+    /// How requests lie in the ring without indirect descriptors.
+    direct: Chains,
     found: Vec<Device>,
 }
 
 impl Devices {
-    /// An empty collection for a machine of `lanes` lanes.
+    /// An empty collection for the machine of this command line.
     #[must_use]
-    pub fn for_lanes(lanes: usize) -> Self {
-        Self { lanes, found: Vec::new() }
+    pub fn of(line: &CommandLine) -> Self {
+        let direct = if line.long_chains { Chains::Long } else { Chains::OneSegment };
+        Self { lanes: line.lanes, direct, found: Vec::new() }
     }
 
     /// The control device's queue, and the disks' queues by lane, for at most `cores` lanes.
@@ -45,7 +49,7 @@ impl Adopt for Devices {
     fn adopt<T: Transport>(&mut self, transport: T, notify: impl Fn(u32) -> Option<Notify>) -> Result<(), BusError> {
         // The control device is lane 0's alone.
         let lanes = if self.found.is_empty() { 1 } else { self.lanes };
-        self.found.push(Device::new(transport, lanes, notify)?);
+        self.found.push(Device::new(transport, lanes, self.direct, notify)?);
         Ok(())
     }
 }

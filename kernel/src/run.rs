@@ -15,7 +15,7 @@ use instar_abi::request::Request;
 /// Runs an operation. Called by [`crate::main!`], once, with PVH's start info.
 pub fn run(start_info: u64, operation: impl FnOnce(&Request, &mut Machine) -> Result<End, Error>) -> ! {
     let line = prepare(start_info);
-    let mut devices = Devices::for_lanes(line.lanes);
+    let mut devices = Devices::of(&line);
     if let Err(error) = bus::discover(&line, &mut devices) {
         die(Death::BadDevice, error.words());
     }

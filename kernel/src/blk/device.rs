@@ -1,6 +1,6 @@
 //! Setting up one virtio-blk device, with a queue for every lane.
 
-use super::queue::Queue;
+use super::queue::{Chains, Queue};
 use crate::bus::{BusError, Notify};
 use alloc::vec::Vec;
 use virtio_drivers::queue::VirtQueue;
@@ -30,7 +30,8 @@ pub struct Device {
 }
 
 impl Device {
-    /// Initialises the device behind `transport` with up to `lanes` queues.
+    /// Initialises the device behind `transport` with up to `lanes` queues. Without indirect descriptors its requests are
+    /// chains that are `direct`.
     ///
     /// The status goes up one bit at a time: some machines refuse two in one write.
     ///
@@ -39,6 +40,7 @@ impl Device {
     pub fn new<T: Transport>(
         mut transport: T,
         lanes: usize,
+        direct: Chains,
         notify: impl Fn(u32) -> Option<Notify>,
     ) -> Result<Self, BusError> {
         if transport.device_type() != DeviceType::Block {
@@ -75,7 +77,7 @@ impl Device {
             let mut ring = VirtQueue::new(&mut transport, index, indirect, false).map_err(|_| BusError::Setup)?;
             ring.set_dev_notify(false);
             let notify = notify(u32::from(index)).ok_or(BusError::Setup)?;
-            queues.push(Queue::new(ring, notify, sectors, indirect));
+            queues.push(Queue::new(ring, notify, sectors, if indirect { Chains::Indirect } else { direct }));
         }
         transport.set_status(accepted | DeviceStatus::DRIVER_OK);
         // The device lives as long as the guest: dropping a transport would reset it.

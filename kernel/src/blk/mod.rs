@@ -6,4 +6,4 @@ mod queue;
 
 pub use device::Device;
 pub use lane::Lane;
-pub use queue::{Finished, Queue, Refused};
+pub use queue::{Chains, Finished, Queue, Refused};

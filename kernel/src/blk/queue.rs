@@ -60,15 +60,24 @@ pub struct Queue {
     ring: Ring,
     notify: Notify,
     sectors: u64,
-    /// Segments that one virtio request may carry.
-    chain_segments: usize,
-    indirect: bool,
+    chains: Chains,
     unannounced: bool,
     broken: bool,
     /// By the head descriptor's index.
     parts: [Option<Box<Part>>; QUEUE_SIZE as usize],
     pending: Vec<Option<Pending>>,
     finished: VecDeque<Finished>,
+}
+
+/// How a virtio request lies in the ring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Chains {
+    /// As one descriptor, which points to a table of the others.
+    Indirect,
+    /// As a chain of descriptors.
+    Long,
+    /// As a chain with one descriptor of data: some devices take no other.
+    OneSegment,
 }
 
 /// Why a request was not taken; it comes back.
@@ -83,13 +92,12 @@ pub enum Refused {
 impl Queue {
     /// A queue over a ring of a device with `sectors` sectors.
     #[must_use]
-    pub fn new(ring: Ring, notify: Notify, sectors: u64, indirect: bool) -> Self {
+    pub fn new(ring: Ring, notify: Notify, sectors: u64, chains: Chains) -> Self {
         Self {
             ring,
             notify,
             sectors,
-            chain_segments: if indirect { CHAIN_SEGMENTS_MAX } else { 1 },
-            indirect,
+            chains,
             unannounced: false,
             broken: false,
             parts: [const { None }; QUEUE_SIZE as usize],
@@ -116,8 +124,10 @@ impl Queue {
         if !self.well_formed(&request) {
             return Err(Refused::Malformed(request));
         }
-        let parts = request.segments.len().div_ceil(self.chain_segments).max(1);
-        let descriptors = if self.indirect { parts } else { parts * 3 };
+        let chain_segments = if self.chains == Chains::OneSegment { 1 } else { CHAIN_SEGMENTS_MAX };
+        let parts = request.segments.len().div_ceil(chain_segments).max(1);
+        // Each part has a header and a status.
+        let descriptors = if self.chains == Chains::Indirect { parts } else { request.segments.len() + 2 * parts };
         if self.broken || self.free_descriptors() < descriptors {
             return Err(Refused::Full(request));
         }
@@ -128,8 +138,8 @@ impl Queue {
         let pending = self.pending[index].insert(Pending { id, request, parts_left: parts, result: Ok(()) });
         let mut offset = pending.request.offset;
         for part in 0..parts {
-            let first = part * self.chain_segments;
-            let segments = first..pending.request.segments.len().min(first + self.chain_segments);
+            let first = part * chain_segments;
+            let segments = first..pending.request.segments.len().min(first + chain_segments);
             let part = Part::new(pending.request.action, offset, index, segments.clone());
             offset += pending.request.segments[segments].iter().map(|s| s.len() as u64).sum::<u64>();
             let mut part = Box::new(part);
@@ -206,7 +216,11 @@ impl Queue {
     }
 
     fn free_descriptors(&self) -> usize {
-        if self.indirect { self.parts.iter().filter(|part| part.is_none()).count() } else { self.ring.available_desc() }
+        if self.chains == Chains::Indirect {
+            self.parts.iter().filter(|part| part.is_none()).count()
+        } else {
+            self.ring.available_desc()
+        }
     }
 
     fn well_formed(&self, request: &BlockRequest) -> bool {

@@ -155,11 +155,11 @@ impl FakeDevice {
     }
 }
 
-fn pair(indirect: bool) -> (Queue, FakeDevice) {
+fn pair(chains: Chains) -> (Queue, FakeDevice) {
     let mut rings = FakeTransport::default();
-    let ring = Ring::new(&mut rings, 0, indirect, false).expect("memory");
+    let ring = Ring::new(&mut rings, 0, chains == Chains::Indirect, false).expect("memory");
     let disk = (0..SECTORS * 512).map(|at| (at / 512) as u8).collect();
-    (Queue::new(ring, Notify::Doorbell { lane: 0 }, SECTORS, indirect), FakeDevice { rings, disk })
+    (Queue::new(ring, Notify::Doorbell { lane: 0 }, SECTORS, chains), FakeDevice { rings, disk })
 }
 
 fn read(sector: u64, lens: &[usize]) -> BlockRequest {
@@ -174,15 +174,15 @@ fn write(sector: u64, byte: u8, lens: &[usize]) -> BlockRequest {
 
 #[test]
 fn data_moves_both_ways_through_many_segments() {
-    for indirect in [true, false] {
-        let (mut queue, mut device) = pair(indirect);
+    for chains in [Chains::Indirect, Chains::Long, Chains::OneSegment] {
+        let (mut queue, mut device) = pair(chains);
         queue.submit(1, write(2, 0xaa, &[512, 1024, 512])).expect("room");
         queue.submit(2, read(1, &[512; 17])).expect("room");
         queue.submit(3, BlockRequest { disk: 0, action: Action::Flush, offset: 0, segments: vec![] }).expect("room");
         assert_eq!(queue.take_notification(), Some(Notify::Doorbell { lane: 0 }));
         assert_eq!(queue.take_notification(), None);
         while let Some(taken) = device.take() {
-            assert!(indirect || taken.chain.len() <= 3, "one data descriptor a request");
+            assert!(chains != Chains::OneSegment || taken.chain.len() <= 3, "one data descriptor a request");
             device.answer(&taken);
         }
         let ids: Vec<_> = core::iter::from_fn(|| queue.poll()).inspect(|f| assert_eq!(f.result, Ok(()))).collect();
@@ -195,7 +195,7 @@ fn data_moves_both_ways_through_many_segments() {
 
 #[test]
 fn completions_may_come_in_any_order() {
-    let (mut queue, mut device) = pair(true);
+    let (mut queue, mut device) = pair(Chains::Indirect);
     for id in 0..8 {
         queue.submit(id, read(id, &[512])).expect("room");
     }
@@ -210,7 +210,7 @@ fn completions_may_come_in_any_order() {
 
 #[test]
 fn a_full_queue_gives_the_request_back() {
-    let (mut queue, mut device) = pair(true);
+    let (mut queue, mut device) = pair(Chains::Indirect);
     for id in 0..u64::from(SIZE) {
         queue.submit(id, read(id % SECTORS, &[512])).expect("64 requests are in flight at once");
     }
@@ -224,7 +224,7 @@ fn a_full_queue_gives_the_request_back() {
 
 #[test]
 fn a_device_that_is_at_work_is_not_told() {
-    let (mut queue, device) = pair(true);
+    let (mut queue, device) = pair(Chains::Indirect);
     let flags = device.rings.0.borrow().used;
     poke(flags, 1u16); // VIRTQ_USED_F_NO_NOTIFY
     queue.submit(1, read(1, &[512])).expect("room");
@@ -237,7 +237,7 @@ fn a_device_that_is_at_work_is_not_told() {
 
 #[test]
 fn malformed_requests_are_refused() {
-    let (mut queue, _device) = pair(true);
+    let (mut queue, _device) = pair(Chains::Indirect);
     let bad = [
         read(0, &[]),
         read(0, &[100]),
@@ -256,7 +256,7 @@ fn malformed_requests_are_refused() {
 
 #[test]
 fn an_error_status_fails_its_request_only() {
-    let (mut queue, mut device) = pair(true);
+    let (mut queue, mut device) = pair(Chains::Indirect);
     for id in 0..3 {
         queue.submit(id, read(id, &[512])).expect("room");
     }
@@ -273,7 +273,7 @@ fn an_error_status_fails_its_request_only() {
 
 /// Submits two reads, lets the device misbehave, and expects both to fail without their buffers.
 fn check_breakdown(misbehave: impl Fn(&mut FakeDevice, &[Taken])) {
-    let (mut queue, mut device) = pair(true);
+    let (mut queue, mut device) = pair(Chains::Indirect);
     queue.submit(0, read(0, &[512])).expect("room");
     queue.submit(1, read(1, &[512])).expect("room");
     let taken: Vec<_> = core::iter::from_fn(|| device.take()).collect();

@@ -38,7 +38,7 @@ static WORK: [AtomicU64; layout::LANES_MAX] = [const { AtomicU64::new(0) }; layo
 /// flight.
 const NAP: u32 = 100_000;
 /// Bytes in flight for each nanosecond of that sleep: what devices would have to move to be idle before it ends.
-const IN_FLIGHT_A_NANOSECOND: u64 = 4;
+const IN_FLIGHT_A_NANOSECOND: u64 = 8;
 /// How often that doubles while it waits.
 const NAP_DOUBLINGS: u32 = 1;
 /// How long one sleeps that is parked.

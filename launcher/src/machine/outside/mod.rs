@@ -124,7 +124,7 @@ impl Running {
             lanes,
             // The boot code looks for the first word.
             line: format!(
-                "apic=1 nonce={:032x} lanes={lanes} serial=1 {}",
+                "apic=1 nonce={:032x} lanes={lanes} serial=1 chains=long {}",
                 u128::from_be_bytes(nonce),
                 program.words()
             ),
@@ -190,7 +190,7 @@ impl Running {
         let devices = listeners.into_iter().zip(disks).collect();
         let mut backend = Backend::new(devices, self.lanes, program).map_err(MachineError::Host)?;
         let _ = sandbox::close_doors(job.limits.largest_file, descriptors).map_err(MachineError::Sandbox)?;
-        backend.start_lanes().map_err(MachineError::Host)?;
+        backend.start_threads().map_err(MachineError::Host)?;
         let calls = Calls { machine: sandbox::Machine::Outside, copies: job.copies() };
         sandbox::filter_calls(calls).map_err(MachineError::Sandbox)?;
         let outcome = match backend.serve(job.limits.time, is_over) {

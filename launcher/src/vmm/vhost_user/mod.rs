@@ -5,20 +5,19 @@
 //! the program ── a socket a device ──▸ Device: features, memory, rings    (vhost's messages)
 //! the guest ──── a kick, then none ──▸ Ring: whole rings until all are empty, straight between guest memory and the disk
 //! ```
-//! One thread waits for all that is said, and serves the queues of the first lane; each other lane's queues have a thread of
-//! their own. The program is trusted with the guest's memory and with nothing else: what it says is
+//! One thread waits for all that is said, and serves the control device. Each disk has a thread of its own: reads of one go on beside
+//! writes of another, and nobody waits for a file's lock. The program is trusted with the guest's memory and with nothing else: what it says is
 //! checked as the guest's own words are. A device is connected to once.
 
 mod device;
-mod lanes;
 mod ring;
+mod threads;
 
 use super::block::GuestFault;
 use super::memory::Memory;
 use super::shared::Stop;
 use crate::disk::Disk;
 pub use device::Device;
-use lanes::{Kicks, Lanes};
 pub use ring::Ring;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -28,12 +27,15 @@ use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+use threads::{Kicks, Threads};
 use vhost::vhost_user::{BackendReqHandler, Error};
 
 /// How long a program may take to end once its guest has said that all is done.
 const FAREWELL: Duration = Duration::from_secs(10);
 /// How often the clock is looked at.
 const TICK: Duration = Duration::from_millis(100);
+/// Most threads that serve disks.
+const THREADS_MAX: usize = 8;
 /// Bytes kept of what the program says.
 const SAID_LEN_MAX: usize = 2048;
 
@@ -85,9 +87,9 @@ struct Served {
 /// All devices of a run.
 pub struct Backend {
     devices: Vec<Served>,
-    /// The queues of the first lane.
-    first: Kicks,
-    others: Lanes,
+    /// The control device's queues.
+    control: Kicks,
+    disks: Threads,
     program: Program,
     hears: bool, // the program's output has not ended
     said: Vec<u8>,
@@ -98,7 +100,7 @@ pub struct Backend {
 enum Source {
     End,
     Output,
-    Lanes,
+    Fault,
     Listener(usize),
     Connection(usize),
     Kick(usize),
@@ -108,7 +110,7 @@ impl Backend {
     /// Devices at these sockets, in order; each offers `queues` queues.
     ///
     /// # Errors
-    /// No descriptor for the lanes.
+    /// No descriptor for the threads.
     pub fn new(devices: Vec<(UnixListener, Arc<dyn Disk>)>, queues: usize, program: Program) -> io::Result<Self> {
         let served = |(index, (listener, disk)): (u32, (UnixListener, Arc<dyn Disk>))| Served {
             listener: Some(listener),
@@ -116,21 +118,22 @@ impl Backend {
             device: Arc::new(Mutex::new(Device::new(index, disk, queues))),
         };
         let devices: Vec<Served> = (0..).zip(devices).map(served).collect();
-        let lane = |lane: usize| {
-            let ring = |served: &Served| lock(&served.device).rings().get(lane).cloned();
-            Kicks::new(devices.iter().filter_map(ring).collect())
+        let queues = |part: &mut dyn Iterator<Item = &Served>| {
+            Kicks::new(part.flat_map(|served| lock(&served.device).rings().to_vec()).collect())
         };
-        let first = lane(0);
-        let others = Lanes::new((1..queues).map(lane).collect())?;
-        Ok(Self { devices, first, others, program, hears: true, said: Vec::new() })
+        let control = queues(&mut devices.iter().take(1));
+        let count = THREADS_MAX.min(devices.len().saturating_sub(1));
+        let of_thread = |thread| queues(&mut devices.iter().skip(1 + thread).step_by(count));
+        let disks = Threads::new((0..count).map(of_thread).collect())?;
+        Ok(Self { devices, control, disks, program, hears: true, said: Vec::new() })
     }
 
-    /// Starts the other lanes' threads: to be called before a filter would forbid it.
+    /// Starts the threads: to be called before a filter would forbid it.
     ///
     /// # Errors
     /// The host's.
-    pub fn start_lanes(&mut self) -> io::Result<()> {
-        self.others.start()
+    pub fn start_threads(&mut self) -> io::Result<()> {
+        self.disks.start()
     }
 
     /// Serves until the program has ended, or `time_limit` is over. `is_over` tells that the guest has nothing more to
@@ -173,16 +176,16 @@ impl Backend {
                         self.handle(index)?;
                         has_news = true;
                     }
-                    Source::Kick(index) => self.first.take(index)?,
-                    Source::Lanes => self.others.fault()?,
+                    Source::Kick(index) => self.control.take(index)?,
+                    Source::Fault => self.disks.fault()?,
                 }
             }
             // Kicks are taken by the numbers that they had when they were waited for.
             if has_news {
-                self.first.look();
-                self.others.look();
+                self.control.look();
+                self.disks.look();
             }
-            self.first.serve()?;
+            self.control.serve()?;
             if ended {
                 return Ok(Stop::PowerOff);
             }
@@ -192,7 +195,7 @@ impl Backend {
     /// What has become ready, within a tick.
     fn wait(&self) -> io::Result<Vec<Source>> {
         let mut sources: Vec<(Source, BorrowedFd<'_>)> =
-            vec![(Source::End, self.program.end.as_fd()), (Source::Lanes, self.others.bell())];
+            vec![(Source::End, self.program.end.as_fd()), (Source::Fault, self.disks.bell())];
         if self.hears {
             sources.push((Source::Output, self.program.output.as_fd()));
         }
@@ -200,8 +203,8 @@ impl Backend {
             sources.extend(served.listener.as_ref().map(|listener| (Source::Listener(index), listener.as_fd())));
             sources.extend(served.connection.as_ref().map(|connection| (Source::Connection(index), fd_of(connection))));
         }
-        sources.extend(self.first.fds().map(|(index, kick)| (Source::Kick(index), kick)));
-        let ready = ready(sources.iter().map(|(_, fd)| *fd), self.first.patience())?;
+        sources.extend(self.control.fds().map(|(index, kick)| (Source::Kick(index), kick)));
+        let ready = ready(sources.iter().map(|(_, fd)| *fd), self.control.patience())?;
         Ok(ready.into_iter().filter_map(|index| sources.get(index)).map(|(source, _)| *source).collect())
     }
 

@@ -53,7 +53,7 @@ impl Machine {
         let (output, _) = io::pipe().expect("a pipe");
         let program = Program { end: ended.into(), output: File::from(OwnedFd::from(output)) };
         let mut backend = Backend::new(vec![(listener, disk())], queues, program).expect("descriptors");
-        backend.start_lanes().expect("threads");
+        backend.start_threads().expect("threads");
         let served = std::thread::spawn(move || {
             let outcome = backend.serve(Duration::from_secs(60), &|| false);
             outcome.map(|outcome| outcome.stop).map_err(|(fault, _)| fault)
@@ -167,16 +167,16 @@ fn a_request_is_served_without_a_call_descriptor() {
 }
 
 #[test]
-fn every_lane_s_queues_are_served_and_its_faults_end_the_run() {
+fn every_queue_is_served_and_its_faults_end_the_run() {
     for queue in 0..4 {
-        let lane = || {
+        let using = || {
             let mut machine = Machine { queue, ..Machine::new(4) };
             machine.set_up_well();
             assert_eq!(machine.read_sector(1, 0), (0, vec![7; 512]));
             machine
         };
-        assert!(matches!(lane().end(), Ok(Stop::PowerOff)));
-        let machine = lane();
+        assert!(matches!(using().end(), Ok(Stop::PowerOff)));
+        let machine = using();
         // A ring with more entries than it has places.
         machine.put(AVAILABLE + 2, &100u16.to_le_bytes());
         machine.kick.write(1).expect("kicked");

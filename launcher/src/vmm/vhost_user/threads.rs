@@ -1,4 +1,4 @@
-//! The queues by lane, and the threads of all lanes but the first.
+//! The queues by the thread that serves them.
 
 use super::{Fault, Ring, TICK, lock, ready};
 use rustix::event::{EventfdFlags, eventfd};
@@ -10,7 +10,7 @@ use std::sync::{Arc, Barrier, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// The queues of one lane, and what tells of work in those that run.
+/// The queues of one thread, and what tells of work in those that run.
 pub struct Kicks {
     rings: Vec<Arc<Mutex<Ring>>>,
     kicks: Vec<(usize, Arc<File>)>,
@@ -85,23 +85,23 @@ struct Words {
     news: Vec<File>,
 }
 
-/// The lanes that have threads. Dropped, they end.
-pub struct Lanes {
+/// The threads that serve queues. Dropped, they end.
+pub struct Threads {
     words: Arc<Words>,
     waiting: Vec<Kicks>,
     threads: Vec<JoinHandle<()>>,
 }
 
-impl Lanes {
-    /// Lanes whose threads have not started.
+impl Threads {
+    /// Threads for these queues, which have not started.
     ///
     /// # Errors
     /// No more descriptors.
-    pub fn new(lanes: Vec<Kicks>) -> io::Result<Self> {
+    pub fn new(queues: Vec<Kicks>) -> io::Result<Self> {
         let event = || eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC).map(File::from);
-        let news = lanes.iter().map(|_| event()).collect::<Result<_, _>>()?;
+        let news = queues.iter().map(|_| event()).collect::<Result<_, _>>()?;
         let words = Words { is_over: AtomicBool::new(false), fault: Mutex::new(None), bell: event()?, news };
-        Ok(Self { words: Arc::new(words), waiting: lanes, threads: Vec::new() })
+        Ok(Self { words: Arc::new(words), waiting: queues, threads: Vec::new() })
     }
 
     /// Starts the threads; all of them run when this returns, and a filter may be laid on them.
@@ -130,12 +130,12 @@ impl Lanes {
         self.words.news.iter().for_each(ring);
     }
 
-    /// Can be read once a lane has a fault.
+    /// Can be read once a thread has found a fault.
     pub fn bell(&self) -> BorrowedFd<'_> {
         self.words.bell.as_fd()
     }
 
-    /// The fault of a lane.
+    /// The fault that a thread has found.
     ///
     /// # Errors
     /// That.
@@ -144,7 +144,7 @@ impl Lanes {
     }
 }
 
-impl Drop for Lanes {
+impl Drop for Threads {
     fn drop(&mut self) {
         self.words.is_over.store(true, Ordering::Release);
         self.look();
@@ -160,9 +160,9 @@ fn ring(bell: &File) {
     let _ = (&*bell).write(&1u64.to_ne_bytes());
 }
 
-/// Serves a lane's queues until all is over.
-fn serve(kicks: &mut Kicks, words: &Words, lane: usize) -> Result<(), Fault> {
-    let Some(news) = words.news.get(lane) else { return Ok(()) };
+/// Serves a thread's queues until all is over.
+fn serve(kicks: &mut Kicks, words: &Words, thread: usize) -> Result<(), Fault> {
+    let Some(news) = words.news.get(thread) else { return Ok(()) };
     while !words.is_over.load(Ordering::Acquire) {
         let fds = std::iter::once(news.as_fd()).chain(kicks.fds().map(|(_, kick)| kick));
         let ready = ready(fds, kicks.patience()).map_err(Fault::Host)?;
