@@ -275,7 +275,12 @@ impl<'m> Guest<'m> {
         self.serve(|guest| match &mut guest.back_end {
             Some(back_end) if index == 0 => back_end.serve(),
             _ => guest.queues.serve(index, guest.memory),
-        })
+        })?;
+        if index == 0 && self.is_sound && self.rings_known && self.registers == PLAUSIBLE {
+            let flags: [u8; 2] = self.memory.read(PLAUSIBLE.device_area).expect("in memory");
+            assert_eq!(flags, [0; 2], "kicks are asked for again");
+        }
+        Ok(())
     }
 
     fn requests(&self) -> u64 {
