@@ -46,13 +46,20 @@ fn disk() -> Arc<dyn Disk> {
 
 impl Machine {
     fn new(queues: usize) -> Self {
+        Self::on(0, queues)
+    }
+
+    /// A machine that speaks to this device; nobody connects to those before it.
+    fn on(device: usize, queues: usize) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
-        let path = directory.path().join("0");
-        let listener = UnixListener::bind(&path).expect("bound");
+        let path = |index: usize| directory.path().join(index.to_string());
+        let listen = |index| (UnixListener::bind(path(index)).expect("bound"), disk());
+        let devices = (0..=device).map(listen).collect();
+        let path = path(device);
         let (ended, end) = io::pipe().expect("a pipe");
         let (output, _) = io::pipe().expect("a pipe");
         let program = Program { end: ended.into(), output: File::from(OwnedFd::from(output)) };
-        let mut backend = Backend::new(vec![(listener, disk())], queues, program).expect("descriptors");
+        let mut backend = Backend::new(devices, queues, program).expect("descriptors");
         backend.start_threads().expect("threads");
         let served = std::thread::spawn(move || {
             let outcome = backend.serve(Duration::from_secs(60), &|| false);
@@ -166,11 +173,12 @@ fn a_request_is_served_without_a_call_descriptor() {
     assert!(matches!(machine.end(), Ok(Stop::PowerOff)));
 }
 
+/// Device 0 is served by the thread that hears the machine, the others have threads of their own.
 #[test]
 fn every_queue_is_served_and_its_faults_end_the_run() {
-    for queue in 0..4 {
+    for (device, queue) in [(0, 0), (0, 3), (1, 0), (1, 3), (9, 1)] {
         let using = || {
-            let mut machine = Machine { queue, ..Machine::new(4) };
+            let mut machine = Machine { queue, ..Machine::on(device, 4) };
             machine.set_up_well();
             assert_eq!(machine.read_sector(1, 0), (0, vec![7; 512]));
             machine
@@ -180,7 +188,9 @@ fn every_queue_is_served_and_its_faults_end_the_run() {
         // A ring with more entries than it has places.
         machine.put(AVAILABLE + 2, &100u16.to_le_bytes());
         machine.kick.write(1).expect("kicked");
-        assert!(matches!(machine.fault(), Fault::Guest(GuestFault::Ring { device: 0 })), "queue {queue}");
+        let fault = machine.fault();
+        let is_ours = |index: u32| index as usize == device;
+        assert!(matches!(fault, Fault::Guest(GuestFault::Ring { device }) if is_ours(device)), "{fault:?}");
     }
 }
 

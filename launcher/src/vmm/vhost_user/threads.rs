@@ -53,8 +53,8 @@ impl Kicks {
 
     /// Serves all queues once, each at most a full ring, if there may be anything to serve.
     ///
-    /// The guest goes on meanwhile: as long as it offers more it need not kick, and everything else has its turn in between. Kicks are asked
-    /// for again when all queues are empty.
+    /// The guest goes on meanwhile: as long as it offers more it need not kick, and everything else has its turn in
+    /// between. Kicks are asked for again when all queues are empty.
     ///
     /// # Errors
     /// As [`Ring::serve`].
