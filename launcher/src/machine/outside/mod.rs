@@ -103,7 +103,6 @@ impl Running {
         if needed > most {
             return Err(failed(OutsideError::Program(ProgramError::Devices { name: program.name(), needed, most })));
         }
-        let asked = program.ask().map_err(OutsideError::Program).map_err(failed)?;
         let memory = MemoryFile::new(job.limits.memory_len).map_err(MachineError::Host)?;
         let (directory, guardian) = Directory::new().map_err(OutsideError::Directory).map_err(failed)?;
         let nonce = super::nonce()?;
@@ -130,6 +129,7 @@ impl Running {
             ),
         };
         let mut command = program.command(&plan).map_err(OutsideError::Program).map_err(failed)?;
+        let asked = program.ask().map_err(OutsideError::Program).map_err(failed)?;
         let kept = program.takes_memory().then(|| memory.as_fd());
         let (process, ends) = Outside::start(&mut command, guardian, kept)
             .map_err(|error| failed(OutsideError::Program(program.could_not_start(error))))?;
